@@ -1,0 +1,306 @@
+"""The command line ``placeprint``. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.environment import default_store, quiet_terminal, use_store
+from storage.errors import PlaceprintError
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from flows.settings import Settings
+
+app = typer.Typer(
+    name="placeprint",
+    help="From place-labelled photographs to CLIP embedding tables, heads, and metric tables that can be defended.",
+    epilog="Start with `placeprint run` (the demo), then `placeprint sql`, `placeprint search` and `placeprint ui`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+store_app = typer.Typer(help="Look into the store: its table versions and their manifests.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+output = Console()
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings file, such as configs/demo.yaml. Default: the demo.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override one setting, such as split.seed=7. Repeatable.")
+]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="The store's folder. Default: the setting, $PLACEPRINT_STORE, or `store`.")
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log and full tracebacks.")]
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line."""
+    try:
+        app()
+    except PlaceprintError as error:
+        from flows.settings import SettingsError
+
+        Console(stderr=True).print(f"[bold red]error[/]: {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        if "--verbose" in sys.argv or "-v" in sys.argv:
+            raise
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("[", "\\[")
+
+
+def _settings(config: Path | None, overrides: list[str] | None, store: Path | None, verbose: bool) -> Settings:
+    """Read the settings and prepare Prefect's surroundings, before any flow is imported."""
+    from flows.settings import load_settings
+
+    settings = load_settings(config, overrides or [])
+    if store is not None:
+        settings = settings.model_copy(update={"store": store})
+    _open_store(settings.store)
+    use_store(settings.store)
+    if not verbose:
+        quiet_terminal()
+    return settings
+
+
+def _open_store(root: Path | None) -> object:
+    from storage.store import Store
+
+    return Store(root or default_store())
+
+
+@app.command()
+def run(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+    """Run the whole pipeline: collect, encode, split, fit, publish. What is there already is not done again.
+
+    Example: `placeprint run -c configs/folder.yaml -s collect.sources.0.path=~/photos`
+    """
+    settings = _settings(config, set_, store, verbose)
+    from flows.pipeline import pipeline
+    from storage.store import Store
+    from tasks.report.steps import main_results
+
+    page = pipeline(settings)
+    if page is not None:
+        frame = main_results(Store(settings.store))
+        table = Table(title="Test part, all collections", title_justify="left")
+        for name in frame.columns:
+            table.add_column(name, no_wrap=name not in ("configuration",))
+        for row in frame.iter_rows():
+            table.add_row(*(_escaped(str(cell)) for cell in row))
+        output.print(table)
+        output.print(f"Report: {page}", soft_wrap=True, highlight=False)
+    _next_steps(settings.store)
+
+
+def _next_steps(store: Path) -> None:
+    # The command as the user can type it: inside a virtual environment it may not be on the path.
+    command = sys.argv[0] if Path(sys.argv[0]).name == "placeprint" else "placeprint"
+    command = os.path.relpath(command) if Path(command).is_absolute() else command
+    if Path(command).name == command or not os.environ.get("PATH", "").find(str(Path(sys.argv[0]).parent)) < 0:
+        command = "placeprint"
+    option = "" if store == default_store() else f" --store {store}"
+    output.print("\nTry next:", highlight=False)
+    for line in (
+        f'{command} sql{option} "select label, count(*) as images from images group by label order by 2 desc limit 5"',
+        f'{command} search{option} "a satellite photo of Egypt"',
+        f"{command} ui{option}",
+    ):
+        output.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def collect(
+    kind: Annotated[str | None, typer.Argument(help="A source alone: `folder` or `earthmaps`. Default: those of the settings.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="The folder, for the source `folder`.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Collect images: sources -> `images`, `rejects`.
+
+    Example: `placeprint collect folder ~/photos -s labels=from-data`
+    """
+    overrides = list(set_ or [])
+    if kind is not None:
+        section = f"kind: {kind}" + (f", path: {str(path)!r}" if path is not None else "")
+        overrides.insert(0, f"collect.sources=[{{{section}}}]")
+    settings = _settings(config, overrides, store, verbose)
+    from flows.collect import collect as flow
+
+    flow(settings)
+    _refresh(settings)
+
+
+@app.command()
+def encode(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+    """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index."""
+    settings = _settings(config, set_, store, verbose)
+    from flows.encode import encode as flow
+
+    flow(settings)
+    _refresh(settings)
+
+
+@app.command()
+def split(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+    """Share the images collected last out to train and test: `images` -> `splits`."""
+    settings = _settings(config, set_, store, verbose)
+    from flows.split import split as flow
+
+    flow(settings)
+    _refresh(settings)
+
+
+@app.command()
+def fit(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+    """Fit heads and judge them: `embeddings`, `prompts`, `splits` -> `predictions`, `metrics`."""
+    settings = _settings(config, set_, store, verbose)
+    from flows.fit import fit as flow
+
+    flow(settings)
+    _refresh(settings)
+
+
+@app.command()
+def publish(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+    """Write tables and the HTML report on the metrics made last."""
+    settings = _settings(config, set_, store, verbose)
+    from flows.publish import publish as flow
+
+    output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+
+
+def _refresh(settings: Settings) -> None:
+    from storage.catalog import refresh_catalog
+    from storage.store import Store
+
+    refresh_catalog(Store(settings.store))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL query; every table of the store is a view.")],
+    store: StoreOption = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")] = False,
+) -> None:
+    """Ask DuckDB a question. Views: images, rejects, embeddings, prompts, splits, predictions, metrics.
+
+    An older version of a table is `images_at('<fingerprint>')`; `placeprint store list` names them.
+
+    Example: `placeprint sql "select part, count(*) from splits group by part"`
+    """
+    from storage.catalog import query as ask
+    from storage.store import Store
+
+    relation = ask(Store(store or default_store()), query)
+    if relation is None:
+        return
+    if csv:
+        _print_csv(relation)
+    else:
+        relation.show(max_width=output.width if output.is_terminal else 200)
+
+
+def _print_csv(relation: duckdb.DuckDBPyRelation) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(relation.columns)
+    while rows := relation.fetchmany(10_000):
+        writer.writerows(rows)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="A text, or the path of an image file.")],
+    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many images.")] = 10,
+    store: StoreOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+) -> None:
+    """Find the images nearest to a text or an image; prints them and writes a page.
+
+    Example: `placeprint search "a satellite photo of Egypt"`
+    """
+    from flows.search import search as find
+    from flows.search import write_page
+    from storage.store import Store
+
+    opened = Store(store or default_store())
+    hits = find(opened, query, k=k, device=device)
+    table = Table()
+    for name in ("", "cosine", "label", "source", "path"):
+        table.add_column(name)
+    for number, hit in enumerate(hits, start=1):
+        table.add_row(str(number), f"{hit.cosine:.3f}", _escaped(hit.label or ""), _escaped(hit.source), _escaped(hit.path))
+    output.print(table)
+    output.print(f"Page: {write_page(opened, query, hits)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def ui(
+    store: StoreOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 4200,
+) -> None:
+    """Start the Prefect server on this machine, with the runs of this store. Stop it with Ctrl-C."""
+    import subprocess
+
+    root = store or default_store()
+    _open_store(root)
+    use_store(root)
+    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    environment.pop("PREFECT_API_URL", None)
+    output.print(f"Runs of {root}: {address} (to have new runs appear at once: export PREFECT_API_URL={address}/api)", soft_wrap=True)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    try:
+        sys.exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603  (our own arguments)
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+@store_app.command("list")
+def list_versions(store: StoreOption = None) -> None:
+    """List the table versions, oldest first; the one that is read by default is marked."""
+    from storage.store import Store
+
+    opened = Store(store or default_store())
+    table = Table()
+    for name in ("table", "version", "rows", "made", ""):
+        table.add_column(name)
+    for version in opened.versions():
+        selected = opened.version(version.table).fingerprint == version.fingerprint
+        table.add_row(version.table, version.fingerprint, f"{version.rows:,}", version.created_at, "selected" if selected else "")
+    output.print(table)
+
+
+@store_app.command("show")
+def show_manifest(
+    table: Annotated[str, typer.Argument(help="Name of the table, such as images.")],
+    version: Annotated[str | None, typer.Argument(help="Its fingerprint, or the first digits. Default: the selected one.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Show the manifest of a table version: what made it, its shards, its counts."""
+    import json
+
+    from storage.store import Store
+
+    found = Store(store or default_store()).version(table, version)
+    output.print_json(json.dumps(found.manifest), indent=2)
+
+
+if __name__ == "__main__":
+    main()

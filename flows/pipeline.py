@@ -1,0 +1,37 @@
+"""Flow `pipeline`: collect -> encode -> split -> fit -> publish, each only where something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.collect import collect
+from flows.encode import encode
+from flows.fit import fit
+from flows.progress import say
+from flows.publish import publish
+from flows.settings import Settings
+from flows.split import split
+from storage.catalog import refresh_catalog
+from storage.runs import recorded
+from storage.store import Store
+
+
+@flow(name="pipeline", flow_run_name="pipeline")
+def pipeline(settings: Settings) -> Path | None:
+    """Run the whole pipe; returns the report's page, or None where there are no labels to learn from."""
+    store = Store(settings.store)
+    with recorded(store, "pipeline", settings.model_dump(mode="json")):
+        images = collect(settings)
+        made = encode(settings, images)
+        labels = store.version("images", images).read(["label"])["label"].unique()
+        if len(labels.drop_null()) < 2:
+            refresh_catalog(store)
+            say("pipeline: fewer than two labels, so no split, heads and report; `sql` and `search` work")
+            return None
+        splits = split(settings, images)
+        metrics = fit(settings, made["embeddings"], made["prompts"], splits)
+        page = publish(settings, metrics)
+        refresh_catalog(store)
+        return page

@@ -1,0 +1,78 @@
+"""Progress of mapped tasks: a bar at the terminal, an artifact and a log line in Prefect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture, as_completed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Result = TypeVar("Result")
+
+terminal = Console(stderr=True)
+
+
+def gather(title: str, futures: Sequence[PrefectFuture[Result]], sizes: Sequence[int]) -> list[Result]:
+    """Wait for mapped tasks, showing how far they are; results in the order of `futures`.
+
+    Parameters
+    ----------
+    title
+        What is done, such as ``encode``.
+    sizes
+        Images in each task.
+
+    Raises
+    ------
+    Exception
+        That of the first task that failed, once it is known; the others are not waited for.
+    """
+    logger, total = get_run_logger(), sum(sizes)
+    size_of = dict(zip((future.task_run_id for future in futures), sizes, strict=True))
+    artifact, reported_at, done = create_progress_artifact(0.0, key=f"{title}-progress", description=f"{title}: {total} images"), 0.0, 0
+    with _bar() as bar:
+        row = bar.add_task(title, total=total)
+        for number, future in enumerate(as_completed(list(futures)), start=1):
+            future.result()
+            done += size_of[future.task_run_id]
+            bar.update(row, completed=done)
+            logger.info("%s: shard %d of %d, %d of %d images", title, number, len(futures), done, total)
+            # The server takes a few milliseconds an update: once a second is enough for people.
+            if done == total or time.monotonic() - reported_at > 1.0:
+                update_progress_artifact(artifact, 100.0 * done / max(total, 1))
+                reported_at = time.monotonic()
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def working(title: str) -> Iterator[None]:
+    """A spinner for one long step."""
+    with _bar() as bar:
+        row = bar.add_task(title, total=None)
+        yield
+        bar.update(row, total=1, completed=1)
+
+
+def say(text: str, *args: Any) -> None:
+    """One line for the terminal and for Prefect's log."""
+    get_run_logger().info(text, *args)
+    terminal.print(text % args if args else text, highlight=False)
+
+
+def _bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=terminal,
+        disable=not terminal.is_terminal,
+    )

@@ -1,0 +1,35 @@
+"""Flow `publish`: metrics, predictions -> tables for people and an HTML report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.progress import say, working
+from flows.settings import Settings
+from storage.runs import recorded
+from storage.store import Store
+from tasks.report.steps import publish_report, report_recipe, report_summary
+
+
+@flow(name="publish", flow_run_name="publish")
+def publish(settings: Settings, metrics: str | None = None) -> Path:
+    """Write the report on some metrics (by default those made last); returns the path of its page."""
+    store = Store(settings.store)
+    recipe = report_recipe(settings.publish, store.version("metrics", metrics))
+    page = store.root / "reports" / recipe.fingerprint / "index.html"
+    with recorded(store, "publish", settings.model_dump(mode="json")) as run:
+        run.tables["metrics"] = recipe.inputs["metrics"]
+        if page.is_file():
+            run.reused.append("publish")
+            say("publish: nothing to do, the report is there")
+            return page
+        with working("publish"):
+            publish_report(store.root, settings.publish, recipe)
+            rows, markdown = report_summary(store, recipe)
+            create_table_artifact(key="metrics", table=rows, description=settings.publish.title)
+            create_markdown_artifact(key="report", markdown=markdown, description=f"{settings.publish.title}: {page}")
+        say("publish: %s", page)
+        return page

@@ -1,0 +1,100 @@
+"""Search: the images nearest to a text or to another image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+
+from storage.atomic import write_bytes
+from storage.errors import PlaceprintError
+from storage.faiss_index import SearchIndex
+from storage.store import Store
+from tasks.encode.weights import EncoderSettings, find_weights
+from tasks.images import ImageRejected, decode_rgb
+from tasks.report.steps import thumbnail
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One neighbour: its cosine to the query and its row of ``images``."""
+
+    cosine: float
+    image_id: str
+    label: str | None
+    source: str
+    path: str
+    file: Path
+
+
+def search(store: Store, query: str, *, k: int = 10, device: str = "auto") -> list[Hit]:
+    """The k images nearest to `query`: a text, or the path of an image file.
+
+    Raises
+    ------
+    PlaceprintError
+        When the query looks like a file that is not there or is no image, or the encoder is not that of the table.
+    """
+    embeddings = store.version("embeddings")
+    index = SearchIndex(store, embeddings)
+    settings = EncoderSettings(
+        model=str(embeddings.notes["model"]), pretrained=embeddings.notes["pretrained"], device=device
+    )
+    found = find_weights(settings).encoder_id
+    if found != embeddings.notes["encoder"]:
+        raise PlaceprintError(
+            f"search: the embeddings were made by {embeddings.notes['encoder']}, here is {found}: encode again, or bring those weights"
+        )
+    from tasks.encode.encoder import load_encoder
+
+    encoder = load_encoder(settings)
+    path = _as_image_path(query)
+    vector = encoder.encode_images([path], batch_size=1) if path else encoder.encode_texts([query])
+    cosines, rows = index.search(vector, k)
+    image_ids = embeddings.read(["image_id"])["image_id"].to_pylist()
+    images = store.version("images", embeddings.manifest["recipe"]["inputs"]["images"])
+    columns = ["image_id", "label", "source", "path", "file"]
+    by_id = {row["image_id"]: row for row in reversed(images.read(columns).to_pylist())}
+    hits = [(float(cosine), by_id[image_ids[row]]) for cosine, row in zip(cosines[0], rows[0], strict=True)]
+    return [
+        Hit(cosine, row["image_id"], row["label"], row["source"], row["path"], store.root / row["file"]) for cosine, row in hits
+    ]
+
+
+def write_page(store: Store, query: str, hits: Sequence[Hit]) -> Path:
+    """Write the hits as a self-contained page in the store; returns its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasks.report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("search.html").render(
+        query=query,
+        style=files("tasks.report").joinpath("templates/style.css").read_text(encoding="utf-8"),
+        hits=[(hit, thumbnail(hit.file)) for hit in hits],
+    )
+    name = re.sub(r"[^a-z0-9]+", "-", query.lower()).strip("-")[:60] or "query"
+    path = store.root / "searches" / f"{name}.html"
+    write_bytes(path, page.encode())
+    return path
+
+
+def _as_image_path(query: str) -> Path | None:
+    """The query as a path, if it is one; a name that ends like an image but is not there is a mistake, not a text."""
+    path = Path(query).expanduser()
+    try:
+        is_file = path.is_file()
+    except OSError:  # too long for a file name: a text
+        return None
+    if not is_file:
+        if re.fullmatch(r"\.(jpe?g|png|webp|gif|tiff?|bmp)", path.suffix.lower()):
+            raise PlaceprintError(f"search: the image {path} does not exist")
+        return None
+    try:
+        decode_rgb(path.read_bytes())
+    except ImageRejected as error:
+        raise PlaceprintError(f"search: {path} is not a usable image: {error.detail}") from None
+    return path
+

@@ -1,0 +1,131 @@
+"""All settings: one validated model, read from YAML, with overrides from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from flows.environment import default_store
+from storage.errors import PlaceprintError
+from tasks.collect.settings import CollectSettings
+from tasks.encode.settings import EncodeSettings
+from tasks.heads.settings import FitSettings
+from tasks.labels.label_set import COUNTRY211
+from tasks.report.settings import PublishSettings
+from tasks.settings import Section
+from tasks.split.settings import SplitSettings
+
+
+class SettingsError(PlaceprintError):
+    """A setting is unknown or wrong; nothing was done."""
+
+
+class Settings(Section):
+    """Settings of the whole pipeline. The defaults are the demo."""
+
+    store: Path = Field(default_factory=default_store, description="folder that holds everything")
+    labels: str = Field(COUNTRY211, description="country211, from-data, or a CSV with name[, region, continent]")
+    collect: CollectSettings = CollectSettings()
+    encode: EncodeSettings = EncodeSettings()
+    split: SplitSettings = SplitSettings()
+    fit: FitSettings = FitSettings()
+    publish: PublishSettings = PublishSettings()
+
+
+def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from a YAML file and apply overrides such as ``split.seed=7``.
+
+    Parameters
+    ----------
+    path
+        YAML file; None for the defaults.
+    overrides
+        ``a.b=c``; `c` is read as YAML, and a number in the path is a position in a list.
+
+    Raises
+    ------
+    SettingsError
+        One line that names the setting, what it was and what it may be.
+    """
+    content = _read_yaml(path) if path is not None else {}
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, str(path) if path else "settings")) from None
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings; positions in lists are left out."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in _sections(argument)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}: give a settings file such as configs/demo.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold settings such as `store: store`, it holds a {type(content).__name__}")
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"--set {override}: write it as name=value, such as split.seed=7")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, last = key.split(".")
+    node: Any = content
+    for position, name in enumerate((*parents, last)):
+        if isinstance(node, list):
+            if not name.isdecimal() or int(name) >= len(node):
+                raise SettingsError(f"--set {override}: {'.'.join(parents[:position])} has no entry {name!r}, it has {len(node)}")
+            slot: Any = int(name)
+        elif isinstance(node, dict):
+            slot = name
+            # A list entry that only the defaults have: make room for it.
+            if position < len(parents) and slot not in node:
+                node[slot] = {}
+        else:
+            raise SettingsError(f"--set {override}: {'.'.join(parents[:position])} is {node!r}, not a section")
+        if position == len(parents):
+            node[slot] = value
+        else:
+            node = node[slot]
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    first, *others = error.errors()
+    tags = {"earthmaps", "folder"}
+    name = ".".join(str(part) for part in first["loc"] if part not in tags or len(first["loc"]) == 1)
+    more = f" ({len(others)} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        plain = ".".join(str(part) for part in first["loc"] if not isinstance(part, int) and part not in tags)
+        near = get_close_matches(plain, list(known_keys()), n=1, cutoff=0.0)
+        return f"{where}: unknown setting {name!r}; is {near[0]!r} meant?{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict | list) else f" (it was {first['input']!r})"
+    return f"{where}: {name}: {message}{given}{more}"

@@ -1,0 +1,127 @@
+"""Convert Natural Earth admin-0 polygons (TopoJSON of npm's ``world-atlas``) to the GeoJSON that ships here.
+
+Run once: ``npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz`` and then
+``python scripts/convert_natural_earth.py package/countries-50m.json``.
+
+Land outside the label set becomes one last feature without a label. Territories that CLIP's label set names and Natural Earth draws as parts of
+their sovereign state (French Guiana as a part of France, ...) become features of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shapely import make_valid, transform
+from shapely.geometry import MultiPolygon, Polygon, box, mapping
+from shapely.geometry.base import BaseGeometry
+from shapely.ops import unary_union
+
+from tasks.labels.country211 import country_table
+
+OUTPUT = Path(__file__).parent.parent / "tasks/collect/data/natural_earth_50m.geojson"
+
+# Missing from the source's ids, by its name.
+M49_BY_NAME = {"Kosovo": "412"}
+
+# label: (M49 of the state that Natural Earth draws it with, box that holds it: west, south, east, north)
+DETACHED = {
+    "French Guiana": ("250", box(-56, 1, -50, 7)),
+    "Guadeloupe": ("250", box(-62.5, 15.7, -60.8, 16.7)),
+    "Martinique": ("250", box(-61.5, 14.2, -60.6, 15.1)),
+    "Reunion": ("250", box(55, -21.6, 56, -20.6)),
+    "Svalbard and Jan Mayen Islands": ("578", unary_union([box(8, 73, 36, 82), box(-10, 70, -7, 72)])),
+    "Bonaire, Saint Eustatius and Saba": ("528", box(-69, 11.8, -62.5, 18)),
+}
+# Parts of a state that are neither the state's label nor one of the label set (Mayotte).
+DROPPED = {"250": box(44.5, -13.5, 45.6, -12.3)}
+
+
+def decoded_arcs(topology: dict[str, Any]) -> list[list[tuple[float, float]]]:
+    """Arcs as (longitude, latitude) points: the source stores quantised differences."""
+    (scale_x, scale_y), (shift_x, shift_y) = topology["transform"]["scale"], topology["transform"]["translate"]
+    arcs = []
+    for arc in topology["arcs"]:
+        x = y = 0
+        points = []
+        for dx, dy in arc:
+            x, y = x + dx, y + dy
+            points.append((x * scale_x + shift_x, y * scale_y + shift_y))
+        arcs.append(points)
+    return arcs
+
+
+def ring(indices: list[int], arcs: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """One closed ring; a negative index ``~i`` is arc ``i`` backwards."""
+    points: list[tuple[float, float]] = []
+    for index in indices:
+        arc = arcs[index] if index >= 0 else arcs[~index][::-1]
+        points.extend(arc if not points else arc[1:])
+    return points
+
+
+def polygons(geometry: BaseGeometry) -> Iterator[Polygon]:
+    if isinstance(geometry, Polygon):
+        yield geometry
+    elif hasattr(geometry, "geoms"):
+        for part in geometry.geoms:
+            yield from polygons(part)
+
+
+def rounded_polygons(geometry: BaseGeometry) -> MultiPolygon:
+    """The polygons alone, at three decimals (110 m), mended where rounding made them cross themselves."""
+    rounded = transform(MultiPolygon(list(polygons(geometry))), lambda points: points.round(3))
+    return MultiPolygon(list(polygons(make_valid(rounded))))
+
+
+def features(topology: dict[str, Any]) -> list[dict[str, Any]]:
+    arcs = decoded_arcs(topology)
+    shapes: dict[str, list[BaseGeometry]] = {}
+    for item in topology["objects"]["countries"]["geometries"]:
+        m49 = M49_BY_NAME.get(item["properties"]["name"], item.get("id"))
+        parts = [item["arcs"]] if item["type"] == "Polygon" else item["arcs"]
+        for rings in parts:
+            shell, *holes = [ring(indices, arcs) for indices in rings]
+            shapes.setdefault(m49, []).append(make_valid(Polygon(shell, holes)))
+    found = []
+    labelled = {country.m49 for country in country_table()}
+    for country in country_table():
+        owner, region = DETACHED.get(country.name, (country.m49, None))
+        geometry = unary_union(shapes.get(owner, []))
+        if region is not None:
+            geometry = geometry.intersection(region)
+        else:
+            for state, other in DETACHED.values():
+                if state == country.m49:
+                    geometry = geometry.difference(other)
+            if country.m49 in DROPPED:
+                geometry = geometry.difference(DROPPED[country.m49])
+        if geometry.is_empty:
+            print("no polygon:", country.name)
+            continue
+        found.append(
+            {"type": "Feature", "properties": {"label": country.name}, "geometry": mapping(rounded_polygons(geometry))}
+        )
+    rest = unary_union([part for m49, parts in shapes.items() if m49 not in labelled for part in parts])
+    found.append({"type": "Feature", "properties": {"label": None}, "geometry": mapping(rounded_polygons(rest))})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("topojson", type=Path)
+    topology = json.loads(parser.parse_args().topojson.read_text())
+    collection = {
+        "type": "FeatureCollection",
+        "attribution": "Made with Natural Earth (public domain), admin-0 countries 1:50m, version 4.1, via world-atlas 2.0.2 (ISC)",
+        "features": features(topology),
+    }
+    OUTPUT.write_text(json.dumps(collection, separators=(",", ":")) + "\n")
+    print(len(collection["features"]), "countries,", OUTPUT.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Files that are either there and whole, or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import StoreError
+
+
+@contextmanager
+def atomic_path(path: Path, *, durable: bool = True, exclusive: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there appears at `path` in one step.
+
+    Parameters
+    ----------
+    durable
+        Flush the file and its folder to the disk before and after the rename. Without it a power cut may leave an
+        empty file: for content that is checked when it is read.
+    exclusive
+        Keep a file that is already there (the first writer wins) instead of replacing it.
+
+    Raises
+    ------
+    StoreError
+        When the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            _flush(temporary)
+        if exclusive:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+        else:
+            os.replace(temporary, path)
+        if durable:
+            _flush(path.parent)
+    except OSError as error:
+        raise StoreError(_explain(error, path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True, exclusive: bool = False) -> None:
+    """Write a small file through `atomic_path`."""
+    with atomic_path(path, durable=durable, exclusive=exclusive) as temporary:
+        temporary.write_bytes(data)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left to write {path}: free some disk and run again, what is finished is kept"
+    if error.errno == errno.ENOTDIR:
+        return f"{path.parent} cannot hold files: a part of that path is a file"
+    return f"cannot write {path}: {error.strerror or error}"

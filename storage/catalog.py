@@ -1,0 +1,67 @@
+"""The DuckDB catalog: one view a table, on its selected version, and a macro to name an older one.
+
+Views hold no data. The file is rewritten whole and swapped in, so readers are never locked out and never locked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from storage.atomic import atomic_path
+from storage.errors import PlaceprintError, StoreError
+from storage.store import Store, TableVersion
+
+
+def refresh_catalog(store: Store) -> Path:
+    """Write ``catalog.duckdb`` for what the store holds now."""
+    newest: dict[str, TableVersion] = {}
+    for version in store.versions():
+        newest[version.table] = store.version(version.table)
+    if not newest:
+        raise StoreError(f"{store.root} holds no tables yet: run `placeprint run` first")
+    with atomic_path(store.catalog_path) as temporary, duckdb.connect(str(temporary)) as connection:
+        for table, version in newest.items():
+            files = ", ".join(_quoted(str(path)) for path in version.files)
+            connection.execute(f'CREATE VIEW "{table}" AS SELECT {_columns(version)} FROM read_parquet([{files}])')
+            pattern = _quoted(str(store.root / "tables" / table) + "/")
+            connection.execute(
+                f'CREATE MACRO "{table}_at"(fingerprint) AS TABLE '
+                f"SELECT * FROM read_parquet({pattern} || fingerprint || '*/*.parquet')"
+            )
+    return store.catalog_path
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """Open the catalog, refreshed, read-only."""
+    return duckdb.connect(str(refresh_catalog(store)), read_only=True)
+
+
+def query(store: Store, sql: str) -> duckdb.DuckDBPyRelation:
+    """Run one query.
+
+    Raises
+    ------
+    PlaceprintError
+        With DuckDB's own explanation when the query is wrong.
+    """
+    try:
+        relation = connect(store).sql(sql)
+    except duckdb.Error as error:
+        raise PlaceprintError(f"sql: {error}") from error
+    return relation
+
+
+def _columns(version: TableVersion) -> str:
+    """All columns; vectors cast to DuckDB's fixed-size arrays, which its cosine functions want."""
+    columns = []
+    for field in pq.read_schema(version.files[0]):
+        size = getattr(field.type, "list_size", None)
+        columns.append(f'"{field.name}"::FLOAT[{size}] AS "{field.name}"' if size else f'"{field.name}"')
+    return ", ".join(columns)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,65 @@
+"""Manifests of runs: ``runs/<time>-<id>.json`` says what was run, with what, and what it read and wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from typing import Any
+
+from storage.atomic import write_bytes
+from storage.store import Store
+
+_current: ContextVar[RunRecord | None] = ContextVar("current_run", default=None)
+
+
+class RunRecord:
+    """What a run has done so far."""
+
+    def __init__(self, flow: str, settings: Mapping[str, Any]) -> None:
+        self.flow = flow
+        self.settings = settings
+        self.started_at = datetime.now(UTC)
+        self.seconds: dict[str, float] = {}
+        self.tables: dict[str, str] = {}
+        self.reused: list[str] = []
+
+    def write(self, store: Store, status: str) -> None:
+        """Write the manifest; a run that failed has one too."""
+        content = {
+            "flow": self.flow,
+            "status": status,
+            "started_at": self.started_at.isoformat(timespec="seconds"),
+            "seconds": {name: round(seconds, 3) for name, seconds in self.seconds.items()},
+            "settings": self.settings,
+            "tables": self.tables,
+            "reused": self.reused,
+            "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "packages": dict(sorted((each.metadata["Name"], each.version) for each in distributions())),
+        }
+        name = f"{self.started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
+        write_bytes(store.root / "runs" / name, json.dumps(content, indent=1).encode())
+
+
+@contextmanager
+def recorded(store: Store, stage: str, settings: Mapping[str, Any]) -> Iterator[RunRecord]:
+    """Record a stage: as a run of its own, or as a part of the run that is under way."""
+    outer = _current.get()
+    record = outer or RunRecord(stage, settings)
+    token = _current.set(record)
+    start, status = time.perf_counter(), "failed"
+    try:
+        yield record
+        status = "completed"
+    finally:
+        record.seconds[stage] = time.perf_counter() - start
+        _current.reset(token)
+        if outer is None:
+            record.write(store, status)

@@ -1,0 +1,132 @@
+"""Every table of the store, as a pyarrow schema with units in the field metadata."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class RejectReason(StrEnum):
+    """Why an input was refused."""
+
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_BYTES = "too_many_bytes"
+    UNREADABLE = "unreadable"
+    BAD_METADATA = "bad_metadata"
+    EXACT_DUPLICATE = "exact_duplicate"
+
+
+class Part(StrEnum):
+    """Part of a split."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    ZERO_SHOT = "zero_shot"
+
+
+def _field(name: str, type_: pa.DataType, *, nullable: bool = False, **metadata: str) -> pa.Field:
+    return pa.field(name, type_, nullable=nullable, metadata=metadata or None)
+
+
+IMAGES = pa.schema(
+    [
+        _field("image_id", pa.string(), description="blake2b-128 of the file's bytes, hex"),
+        _field("source", pa.string(), description="collection the image belongs to"),
+        _field("path", pa.string(), description="where the source has it"),
+        _field("file", pa.string(), description="where the store has it, relative to the root"),
+        _field("label", pa.string(), nullable=True),
+        _field("latitude", pa.float64(), nullable=True, unit="degree"),
+        _field("longitude", pa.float64(), nullable=True, unit="degree"),
+        _field("captured_at", pa.timestamp("us", tz="UTC"), nullable=True),
+        _field("width", pa.int32(), unit="pixel", description="after EXIF rotation"),
+        _field("height", pa.int32(), unit="pixel", description="after EXIF rotation"),
+        _field("bytes", pa.int64(), unit="byte"),
+        _field("licence", pa.string(), nullable=True),
+        _field("attribution", pa.string(), nullable=True),
+        _field("url", pa.string(), nullable=True),
+        _field("checksum", pa.string(), nullable=True, description="as the source gave it"),
+        _field("planted_copy_of", pa.string(), nullable=True, description="image_id of the original, for tests only"),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        _field("source", pa.string()),
+        _field("path", pa.string(), description="path or url of the input"),
+        _field("reason", pa.string(), description="a RejectReason"),
+        _field("detail", pa.string(), nullable=True),
+    ]
+)
+
+SPLITS = pa.schema(
+    [
+        _field("split", pa.string()),
+        _field("image_id", pa.string()),
+        _field("part", pa.string(), description="a Part"),
+        _field("fold", pa.int32(), nullable=True),
+        _field("stratum", pa.string(), description="the class that was kept in proportion"),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        _field("experiment", pa.string()),
+        _field("head", pa.string()),
+        _field("configuration", pa.string()),
+        _field("seed", pa.int64(), nullable=True),
+        _field("image_id", pa.string()),
+        _field("label_true", pa.string()),
+        _field("label_pred", pa.string()),
+        _field("scores", pa.list_(pa.float32()), description="one a class, in the order of the manifest's `classes`"),
+    ]
+)
+
+METRICS = pa.schema(
+    [
+        _field("experiment", pa.string()),
+        _field("head", pa.string()),
+        _field("configuration", pa.string()),
+        _field("seed", pa.int64(), nullable=True),
+        _field("split", pa.string()),
+        _field("part", pa.string()),
+        _field("source", pa.string(), description="a collection, or `all`"),
+        _field("metric", pa.string()),
+        _field("value", pa.float64()),
+        _field("lower", pa.float64(), nullable=True, description="95 % interval"),
+        _field("upper", pa.float64(), nullable=True, description="95 % interval"),
+        _field("n", pa.int64(), unit="image"),
+    ]
+)
+
+
+def embedding_type(dimension: int, dtype: str) -> pa.DataType:
+    """Fixed-size list of float16 or float32."""
+    return pa.list_(pa.field("element", {"float16": pa.float16(), "float32": pa.float32()}[dtype], nullable=False), dimension)
+
+
+def embeddings(dimension: int, dtype: str = "float32", n_features: int | None = None) -> pa.Schema:
+    """Image embeddings; `features` is the encoder's output before its projection, where it was kept."""
+    fields = [
+        _field("image_id", pa.string()),
+        _field("embedding", embedding_type(dimension, dtype), description="L2-normalised"),
+    ]
+    if n_features is not None:
+        fields.append(_field("features", embedding_type(n_features, dtype)))
+    return pa.schema(fields)
+
+
+def prompts(dimension: int, dtype: str = "float32") -> pa.Schema:
+    """Text embeddings of the class prompts."""
+    return pa.schema(
+        [
+            _field("prompt", pa.string()),
+            _field("template", pa.string()),
+            _field("label", pa.string()),
+            _field("embedding", embedding_type(dimension, dtype), description="L2-normalised"),
+        ]
+    )

@@ -1,0 +1,266 @@
+"""The store: tables of Parquet shards in fingerprinted versions that appear in one atomic step.
+
+Terminology
+-----------
+recipe
+    What made a table version: step, its version, the settings that matter, the fingerprints of its inputs.
+fingerprint
+    Hash of the recipe. The clock, the machine and the number of workers are not in it.
+shard
+    One Parquet file of a version.
+manifest
+    Written last. A version without one does not exist: a killed run leaves shards that the next run replaces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.atomic import atomic_path, write_bytes
+from storage.errors import StoreError
+
+FORMAT = 1
+ROW_GROUP_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What made a table version.
+
+    Parameters
+    ----------
+    step
+        Name of the step, such as ``encode``.
+    step_version
+        Raised by hand when the step's code starts to give other results.
+    settings
+        The settings that change the result, as plain JSON values.
+    inputs
+        Fingerprints (or content hashes) of what was read, by name.
+    """
+
+    step: str
+    step_version: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the blake2b hash of the recipe as canonical JSON."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished Parquet file of a version: name, rows, size and content hash."""
+
+    file: str
+    rows: int
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """A committed version of a table."""
+
+    table: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def rows(self) -> int:
+        return int(self.manifest["rows"])
+
+    @property
+    def created_at(self) -> str:
+        return str(self.manifest["created_at"])
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What the step counted, such as inputs, kept and rejected."""
+        counts: Mapping[str, int] = self.manifest["counts"]
+        return counts
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What a reader of the table must know, such as the order of classes."""
+        notes: Mapping[str, Any] = self.manifest["notes"]
+        return notes
+
+    @property
+    def files(self) -> list[Path]:
+        """The Parquet files in row order, checked for existence and size.
+
+        Raises
+        ------
+        StoreError
+            When a file is missing or was changed.
+        """
+        files = []
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise StoreError(f"{path} is missing or damaged: delete {self.folder} and run again")
+            files.append(path)
+        return files
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table, or some of its columns, in row order."""
+        tables = [pq.read_table(path, columns=columns) for path in self.files]
+        return pa.concat_tables(tables)
+
+
+class Store:
+    """A folder that holds tables, images, indexes, runs and reports."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.check()
+
+    def check(self) -> None:
+        """Refuse, before any work, a root that cannot hold a store."""
+        for path in (self.root, *self.root.parents):
+            if path.is_dir():
+                return
+            if path.exists():
+                raise StoreError(f"store: {path} is a file, give a folder")
+
+    @property
+    def catalog_path(self) -> Path:
+        return self.root / "catalog.duckdb"
+
+    def folder(self, table: str, fingerprint: str) -> Path:
+        return self.root / "tables" / table / fingerprint
+
+    def work_folder(self, fingerprint: str) -> Path:
+        """Where a step keeps what it needs until its tables are committed."""
+        return self.root / "work" / fingerprint
+
+    def write_shard(self, table: str, fingerprint: str, index: int, rows: pa.Table) -> Shard:
+        """Write one Parquet file of a version that is being made. The same rows give the same bytes."""
+        path = self.folder(table, fingerprint) / f"part-{index:05d}.parquet"
+        write_parquet(path, rows)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return Shard(path.name, rows.num_rows, path.stat().st_size, digest)
+
+    def commit(
+        self,
+        table: str,
+        recipe: Recipe,
+        shards: Iterable[Shard],
+        *,
+        counts: Mapping[str, int] | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> TableVersion:
+        """Make a version visible: write its manifest and select it. Of two writers the first wins."""
+        shards = sorted(shards, key=lambda shard: shard.file)
+        manifest = {
+            "format": FORMAT,
+            "table": table,
+            "fingerprint": recipe.fingerprint,
+            "recipe": asdict(recipe),
+            "rows": sum(shard.rows for shard in shards),
+            "shards": [asdict(shard) for shard in shards],
+            "counts": dict(counts or {}),
+            "notes": dict(notes or {}),
+            "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "placeprint": package_version("placeprint"),
+        }
+        path = self.folder(table, recipe.fingerprint) / "manifest.json"
+        write_bytes(path, json.dumps(manifest, indent=1, ensure_ascii=False).encode(), exclusive=True)
+        self.select(table, recipe.fingerprint)
+        return self.version(table, recipe.fingerprint)
+
+    def select(self, table: str, fingerprint: str) -> None:
+        """Name the version that is read when none is asked for: the one that a run made, or found, last."""
+        write_bytes(self.root / "tables" / table / "selected", fingerprint.encode())
+
+    def has(self, table: str, fingerprint: str) -> bool:
+        """Whether the version is complete."""
+        return (self.folder(table, fingerprint) / "manifest.json").is_file()
+
+    def reuse(self, recipe: Recipe, tables: Iterable[str]) -> bool:
+        """Whether every table of a step is complete; if so, they become the selected versions."""
+        tables = list(tables)
+        if not all(self.has(table, recipe.fingerprint) for table in tables):
+            return False
+        for table in tables:
+            self.select(table, recipe.fingerprint)
+        return True
+
+    def version(self, table: str, fingerprint: str | None = None) -> TableVersion:
+        """A version by its fingerprint (or the first digits of it), or the selected one.
+
+        Raises
+        ------
+        StoreError
+            When there is none, or its manifest cannot be read.
+        """
+        if fingerprint is None:
+            return self._selected(table)
+        candidates = [found for found in self.versions(table) if found.fingerprint.startswith(fingerprint)]
+        if len(candidates) != 1:
+            found = "no" if not candidates else "more than one"
+            raise StoreError(f"{self.root} holds {found} version {fingerprint} of the table {table}")
+        return candidates[0]
+
+    def versions(self, table: str | None = None) -> list[TableVersion]:
+        """Complete versions, oldest first."""
+        tables = [table] if table else sorted(path.name for path in (self.root / "tables").glob("*") if path.is_dir())
+        found = [
+            self._read_manifest(name, path) for name in tables for path in (self.root / "tables" / name).glob("*/manifest.json")
+        ]
+        return sorted(found, key=lambda each: (each.table, each.created_at, each.fingerprint))
+
+    def _selected(self, table: str) -> TableVersion:
+        pointer = self.root / "tables" / table / "selected"
+        if pointer.is_file() and self.has(table, fingerprint := pointer.read_text().strip()):
+            return self._read_manifest(table, self.folder(table, fingerprint) / "manifest.json")
+        versions = self.versions(table)
+        if not versions:
+            raise StoreError(f"{self.root} holds no table {table} yet: run the step that makes it first")
+        return max(versions, key=lambda each: each.created_at)
+
+    def _read_manifest(self, table: str, path: Path) -> TableVersion:
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}): delete {path.parent} and run again") from error
+        if manifest.get("format") != FORMAT:
+            raise StoreError(f"{path} has format {manifest.get('format')}, this version of placeprint reads {FORMAT}")
+        return TableVersion(table, path.parent, manifest)
+
+
+def write_parquet(path: Path, rows: pa.Table) -> None:
+    """Write a Parquet file that is there wholly or not at all. The same rows give the same bytes."""
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            rows,
+            temporary,
+            row_group_size=ROW_GROUP_ROWS,
+            compression="zstd",
+            use_dictionary=_dictionary_columns(rows.schema),
+        )
+
+
+def _dictionary_columns(schema: pa.Schema) -> list[str]:
+    """Text columns only: a dictionary of floats is work for nothing."""
+    return [each.name for each in schema if pa.types.is_string(each.type)]

@@ -1,0 +1,92 @@
+"""One way to open a stranger's picture: the right way up, in RGB, and never larger than allowed."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from storage.schemas import RejectReason
+
+# What Pillow may try. Formats that call other programs (EPS) or hold documents (PDF) are left out.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "MPO")
+SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif", "BMP": ".bmp"}
+MAX_IMAGE_PIXELS = 100_000_000
+
+
+class ImageRejected(Exception):
+    """A picture that cannot be used, with its `reason`."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.Image, str]:
+    """Decode a picture wholly.
+
+    EXIF rotation is applied, transparency is laid on white, 16-bit greys are scaled to 8, CMYK and palettes become RGB,
+    and of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    data
+        The file's bytes.
+    max_pixels
+        Larger pictures are refused before they are decoded.
+
+    Returns
+    -------
+    image, suffix
+        RGB image and the usual file suffix of its format, such as ``.jpg``.
+
+    Raises
+    ------
+    ImageRejected
+        With a `RejectReason` when the bytes are empty, no picture, cut off, or too large.
+    """
+    if not data:
+        raise ImageRejected(RejectReason.EMPTY, "the file has no bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of size and of odd EXIF; both are dealt with here
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ImageRejected(RejectReason.NOT_AN_IMAGE, f"not one of {', '.join(FORMATS)}") from None
+        except Image.DecompressionBombError as error:
+            raise ImageRejected(RejectReason.TOO_MANY_PIXELS, str(error)) from None
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise ImageRejected(RejectReason.UNREADABLE, f"header: {error}") from None
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageRejected(RejectReason.TOO_MANY_PIXELS, f"{width} x {height} pixels, allowed are {max_pixels}")
+        suffix = SUFFIXES[image.format or "JPEG"]
+        try:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image)), suffix
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
+            truncated = "truncated" in str(error) or "EOF" in str(error) or isinstance(error, EOFError)
+            reason = RejectReason.TRUNCATED if truncated else RejectReason.UNREADABLE
+            raise ImageRejected(reason, str(error)) from None
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """An image of the store, as `decode_rgb` gives it."""
+    return decode_rgb(path.read_bytes())[0]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit greys fill 0 to 65535; Pillow's own conversion would clip all above 255 to white.
+        values = values / 257.0 if values.max(initial=0) > 255 else values
+        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

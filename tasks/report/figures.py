@@ -1,0 +1,121 @@
+"""The report's figures, as SVG or PNG text that can stand in a page. Colours can be told apart by the colour-blind."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon as PolygonPatch
+
+from tasks.collect.countries import country_shapes
+
+_SIMPLIFY_DEG = 0.1
+# Same data, same bytes: no clock and no random ids in the SVG.
+_STYLE = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+
+
+def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Images of each label on a log axis, most first, stacked by nothing: one step line a collection. SVG.
+
+    Parameters
+    ----------
+    counts
+        Source -> label -> images.
+    """
+    totals: dict[str, int] = {}
+    for labels in counts.values():
+        for label, n in labels.items():
+            totals[label] = totals.get(label, 0) + n
+    order = sorted(totals, key=lambda label: (-totals[label], label))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.bar(range(len(order)), [totals[label] for label in order], width=1.0, color="#3b6ea5", edgecolor="white", linewidth=0.3)
+        axes.set_yscale("log")
+        axes.set_ylim(0.8)
+        axes.set_xlim(-0.6, len(order) - 0.4)
+        axes.set_ylabel("images (log)")
+        # All names where they fit, else one in a few.
+        step = max(1, int(np.ceil(len(order) / 60)))
+        shown = range(0, len(order), step)
+        axes.set_xticks(list(shown), [order[position] for position in shown], rotation=90, fontsize=7)
+        axes.set_xlabel(f"{len(order)} labels, most images first" + (f"; one name in {step} is printed" if step > 1 else ""))
+        axes.spines[["top", "right"]].set_visible(False)
+        return _svg(figure)
+
+
+def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> str:
+    """Images a country on a world map, log colours, with the places as dots. A PNG as a data address."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 5.2), layout="constrained")
+        axes = figure.add_subplot()
+        filled, empty, values = [], [], []
+        for country in country_shapes():
+            for part in country.geometry.simplify(_SIMPLIFY_DEG).geoms:
+                patch = PolygonPatch(np.asarray(part.exterior.coords), closed=True)
+                if counts.get(country.label):
+                    filled.append(patch)
+                    values.append(counts[country.label])
+                else:
+                    empty.append(patch)
+        axes.add_collection(PatchCollection(empty, facecolor="#ececec", edgecolor="#bbbbbb", linewidth=0.3))
+        if filled:
+            shades = PatchCollection(filled, cmap="cividis_r", edgecolor="#777777", linewidth=0.3)
+            shades.set_array(np.array(values, dtype=np.float64))
+            shades.set_norm(LogNorm(1, max(2, max(values))))
+            axes.add_collection(shades)
+            figure.colorbar(shades, ax=axes, label="images", shrink=0.7, pad=0.01)
+        axes.plot(longitude, latitude, ".", color="#d1495b", markersize=1.4, alpha=0.6, linestyle="none")
+        axes.set(xlim=(-180, 180), ylim=(-80, 85), aspect="equal")
+        axes.set_axis_off()
+        return _png(figure)
+
+
+def confusion_matrix(matrix: npt.NDArray[np.float64], names: Sequence[str]) -> str:
+    """Confusion matrix, each row (truth) shown as shares of its sum. SVG.
+
+    Parameters
+    ----------
+    matrix
+        Counts, (n, n): truth down, prediction across.
+    names
+        Name of each row and column.
+    """
+    sums = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, sums, out=np.zeros_like(matrix), where=sums > 0)
+    side = 2.8 + 0.32 * len(names)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), [f"{name} ({int(n)})" for name, n in zip(names, sums[:, 0], strict=True)])
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("truth (images)")
+        for row, column in np.argwhere(shares >= 0.05):
+            shade = "black" if shares[row, column] > 0.6 else "white"
+            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade)
+        figure.colorbar(image, ax=axes, label="share of the row", shrink=0.5)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,74 @@
+"""Split: from ``images`` to the table ``splits``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.errors import PlaceprintError
+from storage.schemas import SPLITS, Part
+from storage.store import Recipe, Store
+from tasks.collect.steps import unique_images
+from tasks.split.settings import SplitSettings
+from tasks.split.stratified import stratified_split
+
+STEP_VERSION = 1
+
+
+def split_recipe(settings: SplitSettings, images: str) -> Recipe:
+    """What makes a split: its settings and the images."""
+    return Recipe("split", STEP_VERSION, settings.model_dump(mode="json"), {"images": images})
+
+
+def place_groups(rows: pa.Table) -> list[str]:
+    """A name of the place of each image: its label and coordinates, or the image itself where it has none."""
+    columns = (rows[name].to_pylist() for name in ("image_id", "label", "latitude", "longitude"))
+    return [
+        identity if latitude is None or longitude is None else f"{label} {latitude} {longitude}"
+        for identity, label, latitude, longitude in zip(*columns, strict=True)
+    ]
+
+
+@task(name="split-images", cache_policy=NO_CACHE)
+def split_images(root: Path, settings: SplitSettings, recipe: Recipe) -> dict[str, int]:
+    """Assign every labelled image to a part and commit the table; returns the counts."""
+    store = Store(root)
+    rows = unique_images(
+        store.version("images", recipe.inputs["images"]), ["image_id", "label", "latitude", "longitude"]
+    ).sort_by("image_id")
+    labelled = rows.filter(rows["label"].is_valid())
+    labels = np.array(labelled["label"].to_pylist(), dtype=str)
+    if len(set(labels.tolist())) < 2:
+        raise PlaceprintError(
+            "split: the images have fewer than two labels, so there is nothing to tell apart: "
+            "put them into one subfolder a label (search and sql work without)"
+        )
+    groups = place_groups(labelled) if settings.keep_together == "place" else None
+    parts = stratified_split(
+        labels,
+        sizes={Part.TRAIN.value: 1 - settings.test_share, Part.TEST.value: settings.test_share},
+        seed=settings.seed,
+        groups=groups,
+        min_class_size=settings.min_class_size,
+    )
+    counts = {**Counter(parts.tolist()), "unlabelled": rows.num_rows - labelled.num_rows}
+    for part in (Part.TRAIN, Part.TEST):
+        if not counts.get(part.value):
+            raise PlaceprintError(f"split: no image is left for the part {part.value}: every class is too small for test_share={settings.test_share}")
+    table = pa.table(
+        [
+            [settings.name] * len(labels),
+            labelled["image_id"].combine_chunks(),
+            parts.tolist(),
+            pa.nulls(len(labels), pa.int32()),
+            labels.tolist(),
+        ],
+        schema=SPLITS,
+    )
+    store.commit("splits", recipe, [store.write_shard("splits", recipe.fingerprint, 0, table)], counts=counts)
+    return counts
