@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import polars.selectors as cs
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -88,29 +89,42 @@ def run(config: ConfigOption = None, set_: SetOption = None, store: StoreOption 
     Example: `placeprint run -c configs/folder.yaml -s collect.sources.0.path=~/photos`
     """
     settings = _settings(config, set_, store, verbose)
-    from flows.pipeline import pipeline
+    from flows.plan import Plan
     from storage.store import Store
-    from tasks.report.steps import main_results
 
-    page = pipeline(settings)
+    # Asked before Prefect's server is started, which takes longer than to see that there is nothing to do.
+    page = Plan.of(settings).finished_page(Store(settings.store))
     if page is not None:
-        frame = main_results(Store(settings.store))
-        table = Table(title="Test part, all collections", title_justify="left")
-        for name in frame.columns:
-            table.add_column(name, no_wrap=name not in ("configuration",))
-        for row in frame.iter_rows():
-            table.add_row(*(_escaped(str(cell)) for cell in row))
-        output.print(table)
+        output.print("Everything is there already: nothing to do.")
+        _refresh(settings)
+    else:
+        from flows.pipeline import pipeline
+
+        page = pipeline(settings)
+    if page is not None:
+        _print_results(settings.store)
         output.print(f"Report: {page}", soft_wrap=True, highlight=False)
     _next_steps(settings.store)
 
 
+def _print_results(store: Path) -> None:
+    from storage.store import Store
+    from tasks.report.steps import main_results
+
+    frame = main_results(Store(store)).select("head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$"))
+    table = Table(title="Test part, all collections, with 95 % intervals", title_justify="left")
+    for name in frame.columns:
+        table.add_column(name)
+    for row in frame.iter_rows():
+        table.add_row(*(_escaped(str(cell)) for cell in row))
+    output.print(table)
+
+
 def _next_steps(store: Path) -> None:
     # The command as the user can type it: inside a virtual environment it may not be on the path.
-    command = sys.argv[0] if Path(sys.argv[0]).name == "placeprint" else "placeprint"
-    command = os.path.relpath(command) if Path(command).is_absolute() else command
-    if Path(command).name == command or not os.environ.get("PATH", "").find(str(Path(sys.argv[0]).parent)) < 0:
-        command = "placeprint"
+    folder = Path(sys.argv[0]).absolute().parent
+    on_path = str(folder) in os.environ.get("PATH", "").split(os.pathsep)
+    command = "placeprint" if on_path else os.path.relpath(folder / "placeprint")
     option = "" if store == default_store() else f" --store {store}"
     output.print("\nTry next:", highlight=False)
     for line in (

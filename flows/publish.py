@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.plan import report_page
 from flows.progress import say, working
 from flows.settings import Settings
 from storage.runs import recorded
@@ -18,8 +19,8 @@ from tasks.report.steps import publish_report, report_recipe, report_summary
 def publish(settings: Settings, metrics: str | None = None) -> Path:
     """Write the report on some metrics (by default those made last); returns the path of its page."""
     store = Store(settings.store)
-    recipe = report_recipe(settings.publish, store.version("metrics", metrics))
-    page = store.root / "reports" / recipe.fingerprint / "index.html"
+    recipe = report_recipe(settings.publish, store.version("metrics", metrics).fingerprint)
+    page = report_page(store, recipe)
     with recorded(store, "publish", settings.model_dump(mode="json")) as run:
         run.tables["metrics"] = recipe.inputs["metrics"]
         if page.is_file():

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from shapely import make_valid, transform
+from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box, mapping
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
 from tasks.labels.country211 import country_table
+
+Ring = list[tuple[float, float]]
 
 OUTPUT = Path(__file__).parent.parent / "tasks/collect/data/natural_earth_50m.geojson"
 
@@ -40,7 +43,7 @@ DETACHED = {
 DROPPED = {"250": box(44.5, -13.5, 45.6, -12.3)}
 
 
-def decoded_arcs(topology: dict[str, Any]) -> list[list[tuple[float, float]]]:
+def decoded_arcs(topology: dict[str, Any]) -> list[Ring]:
     """Arcs as (longitude, latitude) points: the source stores quantised differences."""
     (scale_x, scale_y), (shift_x, shift_y) = topology["transform"]["scale"], topology["transform"]["translate"]
     arcs = []
@@ -54,13 +57,33 @@ def decoded_arcs(topology: dict[str, Any]) -> list[list[tuple[float, float]]]:
     return arcs
 
 
-def ring(indices: list[int], arcs: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+def ring(indices: list[int], arcs: list[Ring]) -> Ring:
     """One closed ring; a negative index ``~i`` is arc ``i`` backwards."""
-    points: list[tuple[float, float]] = []
+    points: Ring = []
     for index in indices:
         arc = arcs[index] if index >= 0 else arcs[~index][::-1]
         points.extend(arc if not points else arc[1:])
     return points
+
+
+def flat_polygon(shell: Ring, holes: list[Ring]) -> BaseGeometry:
+    """A polygon on the flat map from one on the sphere.
+
+    The source has no cut at the antimeridian: a ring jumps from 180 to -180 degrees. It is unrolled beyond 180 and what
+    lies outside is brought back as parts of its own. A ring around the south pole (Antarctica) is closed along the pole.
+    """
+    rings = []
+    for points in (shell, *holes):
+        unrolled = [points[0]]
+        for x, y in points[1:]:
+            turns = round((unrolled[-1][0] - x) / 360)
+            unrolled.append((x + 360 * turns, y))
+        if abs(unrolled[-1][0] - unrolled[0][0]) > 180:
+            unrolled += [(unrolled[-1][0], -90.0), (unrolled[0][0], -90.0)]
+        rings.append(unrolled)
+    polygon = make_valid(Polygon(rings[0], rings[1:]))
+    world = box(-180, -90, 180, 90)
+    return unary_union([translate(polygon, xoff=offset).intersection(world) for offset in (-360, 0, 360)])
 
 
 def polygons(geometry: BaseGeometry) -> Iterator[Polygon]:
@@ -85,7 +108,7 @@ def features(topology: dict[str, Any]) -> list[dict[str, Any]]:
         parts = [item["arcs"]] if item["type"] == "Polygon" else item["arcs"]
         for rings in parts:
             shell, *holes = [ring(indices, arcs) for indices in rings]
-            shapes.setdefault(m49, []).append(make_valid(Polygon(shell, holes)))
+            shapes.setdefault(m49, []).append(flat_polygon(shell, holes))
     found = []
     labelled = {country.m49 for country in country_table()}
     for country in country_table():

@@ -14,6 +14,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon as PolygonPatch
+from shapely.geometry import MultiPolygon, Polygon
 
 from tasks.collect.countries import country_shapes
 
@@ -59,7 +60,7 @@ def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: S
         axes = figure.add_subplot()
         filled, empty, values = [], [], []
         for country in country_shapes():
-            for part in country.geometry.simplify(_SIMPLIFY_DEG).geoms:
+            for part in _simplified(country.geometry):
                 patch = PolygonPatch(np.asarray(part.exterior.coords), closed=True)
                 if counts.get(country.label):
                     filled.append(patch)
@@ -77,6 +78,11 @@ def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: S
         axes.set(xlim=(-180, 180), ylim=(-80, 85), aspect="equal")
         axes.set_axis_off()
         return _png(figure)
+
+
+def _simplified(geometry: MultiPolygon) -> list[Polygon]:
+    """Parts with fewer corners, none lost."""
+    return [part.simplify(_SIMPLIFY_DEG) for part in geometry.geoms]
 
 
 def confusion_matrix(matrix: npt.NDArray[np.float64], names: Sequence[str]) -> str:

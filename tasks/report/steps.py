@@ -31,9 +31,9 @@ STEP_VERSION = 1
 _THUMBNAIL_PX = 160
 
 
-def report_recipe(settings: PublishSettings, metrics: TableVersion) -> Recipe:
+def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
     """What makes a report: its settings, and the metrics (which name all that they were made from)."""
-    return Recipe("publish", STEP_VERSION, settings.model_dump(mode="json"), {"metrics": metrics.fingerprint})
+    return Recipe("publish", STEP_VERSION, settings.model_dump(mode="json"), {"metrics": metrics})
 
 
 @task(name="publish-report", cache_policy=NO_CACHE)

@@ -1,0 +1,62 @@
+"""What a pipeline run would make, known from its settings alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.settings import Settings
+from storage.faiss_index import has_index
+from storage.store import Recipe, Store
+from tasks.collect.steps import collect_recipe
+from tasks.encode.steps import embeddings_recipe, prompts_recipe
+from tasks.heads.steps import fit_recipe
+from tasks.report.steps import report_recipe
+from tasks.split.steps import split_recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The recipe of every table of a pipeline run. Nothing is read but the sources' listings and the weights' hash."""
+
+    images: Recipe
+    embeddings: Recipe
+    prompts: Recipe
+    splits: Recipe
+    metrics: Recipe
+    report: Recipe
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """Work the recipes out, each from the fingerprints of the ones before."""
+        images = collect_recipe(settings.collect, settings.labels)
+        embeddings = embeddings_recipe(settings.encode, images.fingerprint)
+        prompts = prompts_recipe(settings.encode, images.fingerprint, settings.labels)
+        splits = split_recipe(settings.split, images.fingerprint)
+        inputs = {
+            "images": images.fingerprint,
+            "embeddings": embeddings.fingerprint,
+            "prompts": prompts.fingerprint,
+            "splits": splits.fingerprint,
+        }
+        metrics = fit_recipe(settings.fit, inputs, settings.labels)
+        return cls(images, embeddings, prompts, splits, metrics, report_recipe(settings.publish, metrics.fingerprint))
+
+    def finished_page(self, store: Store) -> Path | None:
+        """The report's page if everything is there already, else None. What is there becomes selected."""
+        page = report_page(store, self.report)
+        if not page.is_file():
+            return None
+        made = [
+            store.reuse(self.images, ["rejects", "images"]),
+            store.reuse(self.embeddings, ["embeddings"]),
+            store.reuse(self.prompts, ["prompts"]),
+            store.reuse(self.splits, ["splits"]),
+            store.reuse(self.metrics, ["predictions", "metrics"]),
+        ]
+        return page if all(made) and has_index(store, store.version("embeddings", self.embeddings.fingerprint)) else None
+
+
+def report_page(store: Store, recipe: Recipe) -> Path:
+    """Where the page of a report lies."""
+    return store.root / "reports" / recipe.fingerprint / "index.html"
