@@ -37,10 +37,12 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings file, such as configs/demo.yaml. Default: the demo.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override one setting, such as split.seed=7. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override one setting, such as split.seed=7. Repeatable."),
 ]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store's folder. Default: the setting, $PLACEPRINT_STORE, or `store`.")
+    Path | None,
+    typer.Option("--store", help="The store's folder. Default: the setting, $PLACEPRINT_STORE, or `store`."),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log and full tracebacks.")]
 
@@ -83,7 +85,9 @@ def _open_store(root: Path | None) -> object:
 
 
 @app.command()
-def run(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+def run(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
     """Run the whole pipeline: collect, encode, split, fit, publish. What is there already is not done again.
 
     Example: `placeprint run -c configs/folder.yaml -s collect.sources.0.path=~/photos`
@@ -111,7 +115,9 @@ def _print_results(store: Path) -> None:
     from storage.store import Store
     from tasks.report.steps import main_results
 
-    frame = main_results(Store(store)).select("head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$"))
+    frame = main_results(Store(store)).select(
+        "head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$")
+    )
     table = Table(title="Test part, all collections, with 95 % intervals", title_justify="left")
     for name in frame.columns:
         table.add_column(name)
@@ -137,7 +143,9 @@ def _next_steps(store: Path) -> None:
 
 @app.command()
 def collect(
-    kind: Annotated[str | None, typer.Argument(help="A source alone: `folder` or `earthmaps`. Default: those of the settings.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="A source alone: `folder` or `earthmaps`. Default: those of the settings.")
+    ] = None,
     path: Annotated[Path | None, typer.Argument(help="The folder, for the source `folder`.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -160,7 +168,9 @@ def collect(
 
 
 @app.command()
-def encode(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+def encode(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
     """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index."""
     settings = _settings(config, set_, store, verbose)
     from flows.encode import encode as flow
@@ -170,7 +180,9 @@ def encode(config: ConfigOption = None, set_: SetOption = None, store: StoreOpti
 
 
 @app.command()
-def split(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+def split(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
     """Share the images collected last out to train and test: `images` -> `splits`."""
     settings = _settings(config, set_, store, verbose)
     from flows.split import split as flow
@@ -180,7 +192,9 @@ def split(config: ConfigOption = None, set_: SetOption = None, store: StoreOptio
 
 
 @app.command()
-def fit(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+def fit(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
     """Fit heads and judge them: `embeddings`, `prompts`, `splits` -> `predictions`, `metrics`."""
     settings = _settings(config, set_, store, verbose)
     from flows.fit import fit as flow
@@ -190,7 +204,9 @@ def fit(config: ConfigOption = None, set_: SetOption = None, store: StoreOption 
 
 
 @app.command()
-def publish(config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False) -> None:
+def publish(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
     """Write tables and the HTML report on the metrics made last."""
     settings = _settings(config, set_, store, verbose)
     from flows.publish import publish as flow
@@ -234,8 +250,7 @@ def _print_csv(relation: duckdb.DuckDBPyRelation) -> None:
 
     writer = csv.writer(sys.stdout)
     writer.writerow(relation.columns)
-    while rows := relation.fetchmany(10_000):
-        writer.writerows(rows)
+    writer.writerows(relation.fetchall())
 
 
 @app.command()
@@ -259,7 +274,9 @@ def search(
     for name in ("", "cosine", "label", "source", "path"):
         table.add_column(name)
     for number, hit in enumerate(hits, start=1):
-        table.add_row(str(number), f"{hit.cosine:.3f}", _escaped(hit.label or ""), _escaped(hit.source), _escaped(hit.path))
+        table.add_row(
+            str(number), f"{hit.cosine:.3f}", _escaped(hit.label or ""), _escaped(hit.source), _escaped(hit.path)
+        )
     output.print(table)
     output.print(f"Page: {write_page(opened, query, hits)}", soft_wrap=True, highlight=False)
 
@@ -278,7 +295,10 @@ def ui(
     address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
     environment.pop("PREFECT_API_URL", None)
-    output.print(f"Runs of {root}: {address} (to have new runs appear at once: export PREFECT_API_URL={address}/api)", soft_wrap=True)
+    output.print(
+        f"Runs of {root}: {address} (to have new runs appear at once: export PREFECT_API_URL={address}/api)",
+        soft_wrap=True,
+    )
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     try:
         sys.exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603  (our own arguments)
@@ -297,14 +317,18 @@ def list_versions(store: StoreOption = None) -> None:
         table.add_column(name)
     for version in opened.versions():
         selected = opened.version(version.table).fingerprint == version.fingerprint
-        table.add_row(version.table, version.fingerprint, f"{version.rows:,}", version.created_at, "selected" if selected else "")
+        table.add_row(
+            version.table, version.fingerprint, f"{version.rows:,}", version.created_at, "selected" if selected else ""
+        )
     output.print(table)
 
 
 @store_app.command("show")
 def show_manifest(
     table: Annotated[str, typer.Argument(help="Name of the table, such as images.")],
-    version: Annotated[str | None, typer.Argument(help="Its fingerprint, or the first digits. Default: the selected one.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="Its fingerprint, or the first digits. Default: the selected one.")
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Show the manifest of a table version: what made it, its shards, its counts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -14,8 +16,10 @@ from tasks.collect.steps import collect_recipe, collect_shard, commit_images, li
 
 TABLES = ("rejects", "images")
 
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=4)  # its type parameters do not fit its own decorator's
 
-@flow(name="collect", flow_run_name="collect", task_runner=ThreadPoolTaskRunner(max_workers=4))
+
+@flow(name="collect", flow_run_name="collect", task_runner=RUNNER)
 def collect(settings: Settings) -> str:
     """Collect every source of the settings; returns the fingerprint of the tables."""
     store = Store(settings.store)

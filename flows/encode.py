@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -13,8 +15,10 @@ from storage.store import Store
 from tasks.collect.steps import unique_images
 from tasks.encode.steps import commit_embeddings, embeddings_recipe, encode_prompts, encode_shard, prompts_recipe
 
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)  # its type parameters do not fit its own decorator's
 
-@flow(name="encode", flow_run_name="encode", task_runner=ThreadPoolTaskRunner(max_workers=1))
+
+@flow(name="encode", flow_run_name="encode", task_runner=RUNNER)
 def encode(settings: Settings, images: str | None = None) -> dict[str, str]:
     """Embed the images (by default those collected last) and the prompts; returns the fingerprints by table."""
     store = Store(settings.store)
@@ -39,7 +43,9 @@ def encode(settings: Settings, images: str | None = None) -> dict[str, str]:
             return made
         n_images, step = unique_images(source, ["image_id"]).num_rows, settings.encode.shard_size
         ranges = [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
-        futures = [encode_shard.submit(store.root, settings.encode, image_recipe, start, stop) for start, stop in ranges]
+        futures = [
+            encode_shard.submit(store.root, settings.encode, image_recipe, start, stop) for start, stop in ranges
+        ]
         shards = gather("encode", futures, [stop - start for start, stop in ranges])
         with working("index"):
             commit_embeddings(store.root, settings.encode, image_recipe, shards, n_images)

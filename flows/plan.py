@@ -54,7 +54,9 @@ class Plan:
             store.reuse(self.splits, ["splits"]),
             store.reuse(self.metrics, ["predictions", "metrics"]),
         ]
-        return page if all(made) and has_index(store, store.version("embeddings", self.embeddings.fingerprint)) else None
+        return (
+            page if all(made) and has_index(store, store.version("embeddings", self.embeddings.fingerprint)) else None
+        )
 
 
 def report_page(store: Store, recipe: Recipe) -> Path:

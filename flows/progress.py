@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Result = TypeVar("Result")
 
@@ -35,7 +44,10 @@ def gather(title: str, futures: Sequence[PrefectFuture[Result]], sizes: Sequence
     """
     logger, total = get_run_logger(), sum(sizes)
     size_of = dict(zip((future.task_run_id for future in futures), sizes, strict=True))
-    artifact, reported_at, done = create_progress_artifact(0.0, key=f"{title}-progress", description=f"{title}: {total} images"), 0.0, 0
+    artifact = cast(
+        uuid.UUID, create_progress_artifact(0.0, key=f"{title}-progress", description=f"{title}: {total} images")
+    )
+    done, reported_at = 0, 0.0
     with _bar() as bar:
         row = bar.add_task(title, total=total)
         for number, future in enumerate(as_completed(list(futures)), start=1):

@@ -15,7 +15,7 @@ from storage.errors import PlaceprintError
 from storage.faiss_index import SearchIndex
 from storage.store import Store
 from tasks.encode.weights import EncoderSettings, find_weights
-from tasks.images import ImageRejected, decode_rgb
+from tasks.images import ImageError, decode_rgb
 from tasks.report.steps import thumbnail
 
 
@@ -61,7 +61,8 @@ def search(store: Store, query: str, *, k: int = 10, device: str = "auto") -> li
     by_id = {row["image_id"]: row for row in reversed(images.read(columns).to_pylist())}
     hits = [(float(cosine), by_id[image_ids[row]]) for cosine, row in zip(cosines[0], rows[0], strict=True)]
     return [
-        Hit(cosine, row["image_id"], row["label"], row["source"], row["path"], store.root / row["file"]) for cosine, row in hits
+        Hit(cosine, row["image_id"], row["label"], row["source"], row["path"], store.root / row["file"])
+        for cosine, row in hits
     ]
 
 
@@ -94,7 +95,6 @@ def _as_image_path(query: str) -> Path | None:
         return None
     try:
         decode_rgb(path.read_bytes())
-    except ImageRejected as error:
+    except ImageError as error:
         raise PlaceprintError(f"search: {path} is not a usable image: {error.detail}") from None
     return path
-

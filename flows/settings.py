@@ -102,7 +102,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
     for position, name in enumerate((*parents, last)):
         if isinstance(node, list):
             if not name.isdecimal() or int(name) >= len(node):
-                raise SettingsError(f"--set {override}: {'.'.join(parents[:position])} has no entry {name!r}, it has {len(node)}")
+                raise SettingsError(
+                    f"--set {override}: {'.'.join(parents[:position])} has no entry {name!r}, it has {len(node)}"
+                )
             slot: Any = int(name)
         elif isinstance(node, dict):
             slot = name

@@ -29,7 +29,9 @@ def in_validation_blocks(grid: CellGrid, cells: np.ndarray) -> np.ndarray:
     """Whether each cell lies in one of the blocks of 8 degrees that are set apart, about one in eight."""
     latitude, longitude = grid.centres(cells)
     blocks = zip(np.floor(latitude / BLOCK_DEG).astype(int), np.floor(longitude / BLOCK_DEG).astype(int), strict=True)
-    return np.array([np.random.default_rng([row + 90, column + 180, BLOCK_SEED]).random() < 0.12 for row, column in blocks])
+    return np.array(
+        [np.random.default_rng([row + 90, column + 180, BLOCK_SEED]).random() < 0.12 for row, column in blocks]
+    )
 
 
 def main() -> None:

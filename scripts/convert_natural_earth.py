@@ -3,8 +3,8 @@
 Run once: ``npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz`` and then
 ``python scripts/convert_natural_earth.py package/countries-50m.json``.
 
-Land outside the label set becomes one last feature without a label. Territories that CLIP's label set names and Natural Earth draws as parts of
-their sovereign state (French Guiana as a part of France, ...) become features of their own.
+Land outside the label set becomes one last feature without a label. Territories that CLIP's label set names and
+Natural Earth draws as parts of their sovereign state (French Guiana as a part of France, ...) become features of their own.
 """
 
 from __future__ import annotations

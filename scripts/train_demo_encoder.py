@@ -140,7 +140,8 @@ def save(model: torch.nn.Module, width: int, image_px: int) -> None:
     MODELS.mkdir(parents=True, exist_ok=True)
     (MODELS / f"{NAME}.json").write_text(json.dumps(model_config(width, image_px), indent=2) + "\n")
     halves = {
-        key: value.half().contiguous() if value.is_floating_point() else value for key, value in model.state_dict().items()
+        key: value.half().contiguous() if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
     }
     path = MODELS / f"{NAME}.safetensors"
     save_file(halves, path)
@@ -179,7 +180,9 @@ def main() -> None:
     parser.add_argument("--min-crop", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--validate-every", type=int, default=500, help="steps between measurements on validation cells")
+    parser.add_argument(
+        "--validate-every", type=int, default=500, help="steps between measurements on validation cells"
+    )
     parser.add_argument("--dry-run", action="store_true", help="measure only, leave the model that ships alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -193,7 +196,10 @@ def main() -> None:
     train = cut(points, owner, options.image_px)
     known = torch.unique(train.country)
     validation = cut(*sample(100, options.seed, parts.validation), options.image_px)
-    print(f"{len(points)} places, {len(train.images)} patches, {len(known)} countries, {time.perf_counter() - start:.0f} s", flush=True)
+    print(
+        f"{len(points)} places, {len(train.images)} patches, {len(known)} countries, {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
 
     countries = {country.name: country for country in country_table()}
     labels = [shape.label for shape in country_shapes()]
@@ -216,7 +222,8 @@ def main() -> None:
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=options.learning_rate, betas=(0.9, 0.98),
+        lr=options.learning_rate,
+        betas=(0.9, 0.98),
     )
 
     def rate(step: int) -> float:
@@ -253,7 +260,8 @@ def main() -> None:
             text = model.encode_text(tokenizer(texts), normalize=True)
         logits = model.logit_scale.exp() * image.float() @ text.float().T
         by_country, by_region, by_continent, by_source = logits.split(
-            [len(names), len(regions), len(continents), logits.shape[1] - len(names) - len(regions) - len(continents)], dim=1
+            [len(names), len(regions), len(continents), logits.shape[1] - len(names) - len(regions) - len(continents)],
+            dim=1,
         )
         loss = matching_loss(by_country, country)
         loss = loss + 0.5 * matching_loss(by_region, region_of[country])
@@ -284,11 +292,20 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def report(model: torch.nn.Module, tokenizer: object, patches: Patches, country_of: Tensor, names: list[str],
-           regions: list[str], region_of: Tensor) -> float:
+def report(
+    model: torch.nn.Module,
+    tokenizer: object,
+    patches: Patches,
+    country_of: Tensor,
+    names: list[str],
+    regions: list[str],
+    region_of: Tensor,
+) -> float:
     """Zero-shot accuracy on validation patches whose country was trained on; the mean top-5 accuracy is the score."""
     scores_of_source = []
-    image = torch.cat([model.encode_image(normalised(part.float() / 255), normalize=True) for part in patches.images.split(512)])
+    image = torch.cat(
+        [model.encode_image(normalised(part.float() / 255), normalize=True) for part in patches.images.split(512)]
+    )
     target = country_of[patches.country]
     for source, world_map in enumerate(WORLD_MAPS):
         for template in TEMPLATES[:2]:
@@ -297,11 +314,16 @@ def report(model: torch.nn.Module, tokenizer: object, patches: Patches, country_
             ranked = scores.argsort(1, descending=True)
             hit = ranked == target[chosen][:, None]
             region = (region_of[ranked[:, 0]] == region_of[target[chosen]]).float().mean()
-            named = image[chosen] @ model.encode_text(tokenizer([template.format(r) for r in regions]), normalize=True).T
+            named = (
+                image[chosen] @ model.encode_text(tokenizer([template.format(r) for r in regions]), normalize=True).T
+            )
             by_name = (named.argmax(1) == region_of[target[chosen]]).float().mean()
             scores_of_source.append(hit[:, :5].any(1).float().mean().item())
-            print(f"{world_map.source:10s} {template:34s} n {int(chosen.sum())} top1 {hit[:, 0].float().mean():.3f} "
-                  f"top5 {hit[:, :5].any(1).float().mean():.3f} region via country {region:.3f} by name {by_name:.3f}", flush=True)
+            print(
+                f"{world_map.source:10s} {template:34s} n {int(chosen.sum())} top1 {hit[:, 0].float().mean():.3f} "
+                f"top5 {hit[:, :5].any(1).float().mean():.3f} region via country {region:.3f} by name {by_name:.3f}",
+                flush=True,
+            )
     return float(np.mean(scores_of_source))
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.errors import StoreError
@@ -36,12 +36,10 @@ def atomic_path(path: Path, *, durable: bool = True, exclusive: bool = False) ->
         if durable:
             _flush(temporary)
         if exclusive:
-            try:
+            with suppress(FileExistsError):
                 os.link(temporary, path)
-            except FileExistsError:
-                pass
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
         if durable:
             _flush(path.parent)
     except OSError as error:

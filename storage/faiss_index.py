@@ -57,7 +57,9 @@ class SearchIndex:
             sidecar = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             self._index = faiss.read_index(str(folder / "flat.faiss"))
         except (OSError, ValueError, RuntimeError) as error:
-            raise StoreError(f"the index of embeddings {version.fingerprint} is missing or damaged: run `placeprint index`") from error
+            raise StoreError(
+                f"the index of embeddings {version.fingerprint} is missing or damaged: run `placeprint index`"
+            ) from error
         if sidecar != _sidecar(version) or self._index.ntotal != version.rows:
             raise StoreError(f"the index in {folder} was built from another table: run `placeprint index`")
 

@@ -106,7 +106,9 @@ METRICS = pa.schema(
 
 def embedding_type(dimension: int, dtype: str) -> pa.DataType:
     """Fixed-size list of float16 or float32."""
-    return pa.list_(pa.field("element", {"float16": pa.float16(), "float32": pa.float32()}[dtype], nullable=False), dimension)
+    return pa.list_(
+        pa.field("element", {"float16": pa.float16(), "float32": pa.float32()}[dtype], nullable=False), dimension
+    )
 
 
 def embeddings(dimension: int, dtype: str = "float32", n_features: int | None = None) -> pa.Schema:

@@ -226,7 +226,9 @@ class Store:
         """Complete versions, oldest first."""
         tables = [table] if table else sorted(path.name for path in (self.root / "tables").glob("*") if path.is_dir())
         found = [
-            self._read_manifest(name, path) for name in tables for path in (self.root / "tables" / name).glob("*/manifest.json")
+            self._read_manifest(name, path)
+            for name in tables
+            for path in (self.root / "tables" / name).glob("*/manifest.json")
         ]
         return sorted(found, key=lambda each: (each.table, each.created_at, each.fingerprint))
 

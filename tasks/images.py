@@ -17,7 +17,7 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF"
 MAX_IMAGE_PIXELS = 100_000_000
 
 
-class ImageRejected(Exception):
+class ImageError(Exception):
     """A picture that cannot be used, with its `reason`."""
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
@@ -46,24 +46,24 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.I
 
     Raises
     ------
-    ImageRejected
+    ImageError
         With a `RejectReason` when the bytes are empty, no picture, cut off, or too large.
     """
     if not data:
-        raise ImageRejected(RejectReason.EMPTY, "the file has no bytes")
+        raise ImageError(RejectReason.EMPTY, "the file has no bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of size and of odd EXIF; both are dealt with here
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
-            raise ImageRejected(RejectReason.NOT_AN_IMAGE, f"not one of {', '.join(FORMATS)}") from None
+            raise ImageError(RejectReason.NOT_AN_IMAGE, f"not one of {', '.join(FORMATS)}") from None
         except Image.DecompressionBombError as error:
-            raise ImageRejected(RejectReason.TOO_MANY_PIXELS, str(error)) from None
+            raise ImageError(RejectReason.TOO_MANY_PIXELS, str(error)) from None
         except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise ImageRejected(RejectReason.UNREADABLE, f"header: {error}") from None
+            raise ImageError(RejectReason.UNREADABLE, f"header: {error}") from None
         width, height = image.size
         if width * height > max_pixels:
-            raise ImageRejected(RejectReason.TOO_MANY_PIXELS, f"{width} x {height} pixels, allowed are {max_pixels}")
+            raise ImageError(RejectReason.TOO_MANY_PIXELS, f"{width} x {height} pixels, allowed are {max_pixels}")
         suffix = SUFFIXES[image.format or "JPEG"]
         try:
             image.load()
@@ -71,7 +71,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.I
         except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
             truncated = "truncated" in str(error) or "EOF" in str(error) or isinstance(error, EOFError)
             reason = RejectReason.TRUNCATED if truncated else RejectReason.UNREADABLE
-            raise ImageRejected(reason, str(error)) from None
+            raise ImageError(reason, str(error)) from None
 
 
 def open_rgb(path: Path) -> Image.Image:

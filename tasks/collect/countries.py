@@ -59,7 +59,9 @@ def sample_points(geometry: MultiPolygon, n: int, max_latitude_deg: float, gener
     `n` points come back when the polygons hardly reach below `max_latitude_deg`.
     """
     shapely.prepare(geometry)
-    parts = [part for part in geometry.geoms if part.bounds[1] < max_latitude_deg and part.bounds[3] > -max_latitude_deg]
+    parts = [
+        part for part in geometry.geoms if part.bounds[1] < max_latitude_deg and part.bounds[3] > -max_latitude_deg
+    ]
     if not parts:
         return np.empty((0, 2))
     # A box for each part, weighted by its area on the sphere: few tries are wasted on the sea between islands.

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ class EarthmapsSource:
         return self.settings.model_dump_json(exclude={"maps"})
 
     def items(self) -> Iterator[Item]:
-        known = {"licence": self.world_map.licence, "attribution": self.world_map.attribution}
+        known: dict[str, Any] = {"licence": self.world_map.licence, "attribution": self.world_map.attribution}
         chosen = places(self.settings)
         for place in chosen:
             yield Item(place.path, place.label, place.latitude, place.longitude, **known)
@@ -160,7 +160,9 @@ def places(settings: EarthmapsSettings) -> tuple[Place, ...]:
     )
 
 
-def overlap(latitude_a: Floats, longitude_a: Floats, latitude_b: Floats, longitude_b: Floats, side_deg: float) -> Floats:
+def overlap(
+    latitude_a: Floats, longitude_a: Floats, latitude_b: Floats, longitude_b: Floats, side_deg: float
+) -> Floats:
     """Share of the ground that two patches have in common, 0 to 1 (in the local flat approximation)."""
     cosine = np.cos(np.radians((latitude_a + latitude_b) / 2))
     north = np.abs(latitude_a - latitude_b) / side_deg
@@ -179,9 +181,7 @@ def _spaced(candidates: list[Floats], side_deg: float) -> list[Floats]:
         low, high = points[:, 0].min() - side_deg, points[:, 0].max() + side_deg
         near = taken[(taken[:, 0] >= low) & (taken[:, 0] <= high)]
         if len(near):
-            others = np.array(
-                [overlap(lat, lon, near[:, 0], near[:, 1], side_deg).max() for lat, lon in points]
-            )
+            others = np.array([overlap(lat, lon, near[:, 0], near[:, 1], side_deg).max() for lat, lon in points])
             points = points[others < MAX_OVERLAP]
         for latitude, longitude in points:
             own = np.array(mine).reshape(-1, 2)
@@ -192,7 +192,9 @@ def _spaced(candidates: list[Floats], side_deg: float) -> list[Floats]:
     return kept
 
 
-def _heavy_tailed_counts(areas_km2: Floats, room: npt.NDArray[np.int64], mean: float, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+def _heavy_tailed_counts(
+    areas_km2: Floats, room: npt.NDArray[np.int64], mean: float, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
     """Images of each country: Pareto draws, larger ones to larger countries on the whole, scaled to the wanted mean."""
     draws = np.sort(generator.pareto(_TAIL, size=len(room)) + _FLOOR)
     # Large countries tend to have more pictures, but not always.
@@ -241,7 +243,9 @@ def planted_copies(settings: EarthmapsSettings, chosen: tuple[Place, ...]) -> tu
         elif edit == "resize":
             copies.append(PlantedCopy(place, path, "resize", amount=0.5 + 0.3 * amount))
         else:
-            copies.append(PlantedCopy(place, path, "brightness", amount=1 + (0.05 + 0.1 * amount) * (1 if sign < 0.5 else -1)))
+            copies.append(
+                PlantedCopy(place, path, "brightness", amount=1 + (0.05 + 0.1 * amount) * (1 if sign < 0.5 else -1))
+            )
     return tuple(copies)
 
 
@@ -255,7 +259,10 @@ def _allowed_shift(settings: EarthmapsSettings, place: Place, distance_deg: floa
         if abs(latitude[0]) + settings.patch_side_deg / 2 > MAX_LATITUDE_DEG:
             continue
         parts = demo_cells()
-        if not settings.demo_cells_only or parts.lies_in(parts.demo, latitude, longitude, settings.patch_side_deg).all():
+        if (
+            not settings.demo_cells_only
+            or parts.lies_in(parts.demo, latitude, longitude, settings.patch_side_deg).all()
+        ):
             return float(north), float(east)
     return 0.0, 0.0
 

@@ -81,7 +81,9 @@ class FolderSource:
     def _files(self) -> list[str]:
         if not self.root.is_dir():
             what = "is a file" if self.root.exists() else "does not exist"
-            raise PlaceprintError(f"collect: the folder {self.root} {what}: give a folder of images, one subfolder a label")
+            raise PlaceprintError(
+                f"collect: the folder {self.root} {what}: give a folder of images, one subfolder a label"
+            )
         metadata = self._metadata_path(self.settings.metadata) if self.settings.metadata else None
         found = []
         for folder, folders, names in os.walk(self.root):
@@ -92,7 +94,9 @@ class FolderSource:
                 if path != metadata:
                     found.append(path.relative_to(self.root).as_posix())
         if not found:
-            raise PlaceprintError(f"collect: the folder {self.root} is empty: put images into it, one subfolder a label")
+            raise PlaceprintError(
+                f"collect: the folder {self.root} is empty: put images into it, one subfolder a label"
+            )
         return sorted(found)
 
     def _metadata_path(self, path: Path) -> Path:

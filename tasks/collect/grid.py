@@ -32,7 +32,7 @@ class CellGrid:
     def columns(self, row: Ints) -> Ints:
         """Number of cells around the Earth in each band."""
         middle = np.radians((row + 0.5) * self.side_deg - 90.0)
-        return np.maximum(1, np.round(360.0 * np.cos(middle) / self.side_deg)).astype(np.int64)
+        return np.asarray(np.maximum(1, np.round(360.0 * np.cos(middle) / self.side_deg)), dtype=np.int64)
 
     def cells(self, latitude: Floats, longitude: Floats) -> Ints:
         """Cell id of each point, (n,)."""
@@ -44,7 +44,8 @@ class CellGrid:
     def centres(self, cells: Ints) -> tuple[Floats, Floats]:
         """Latitude and longitude of the middle of each cell."""
         row, column = cells // _COLUMNS_PER_ROW, cells % _COLUMNS_PER_ROW
-        return (row + 0.5) * self.side_deg - 90.0, (column + 0.5) * 360.0 / self.columns(row) - 180.0
+        latitude = np.asarray((row + 0.5) * self.side_deg - 90.0, dtype=np.float64)
+        return latitude, (column + 0.5) * 360.0 / self.columns(row) - 180.0
 
     def touched(self, latitude: Floats, longitude: Floats, patch_side_deg: float) -> Ints:
         """Every cell that a patch of that side reaches, (n, k), with repeats.
@@ -73,7 +74,7 @@ class CellParts:
 
     def lies_in(self, cells: Ints, latitude: Floats, longitude: Floats, patch_side_deg: float) -> npt.NDArray[np.bool_]:
         """Whether the patch around each point lies wholly in `cells`, (n,)."""
-        return np.isin(self.grid.touched(latitude, longitude, patch_side_deg), cells).all(axis=1)
+        return np.asarray(np.isin(self.grid.touched(latitude, longitude, patch_side_deg), cells).all(axis=1))
 
 
 @cache

@@ -24,7 +24,7 @@ from storage.store import Recipe, Store, TableVersion, write_parquet
 from tasks.collect.settings import CollectSettings
 from tasks.collect.source import Item, Source
 from tasks.collect.sources import open_sources
-from tasks.images import ImageRejected, decode_rgb
+from tasks.images import ImageError, decode_rgb
 from tasks.labels.label_set import FROM_DATA, load_label_set
 
 STEP_VERSION = 1
@@ -68,7 +68,7 @@ def collect_shard(
     for item in listed(settings, source_name)[start:stop]:
         try:
             images.append(_keep(store, settings, source, item))
-        except ImageRejected as error:
+        except ImageError as error:
             rejects.append(
                 {"source": source_name, "path": item.path, "reason": error.reason.value, "detail": error.detail}
             )
@@ -93,7 +93,9 @@ def commit_images(root: Path, recipe: Recipe, n_listed: int) -> dict[str, int]:
     store = Store(root)
     work = store.work_folder(recipe.fingerprint)
     images, rejects = (
-        pa.concat_tables([schema.empty_table(), *(pq.read_table(path) for path in sorted(work.glob(f"*.{kind}.parquet")))])
+        pa.concat_tables(
+            [schema.empty_table(), *(pq.read_table(path) for path in sorted(work.glob(f"*.{kind}.parquet")))]
+        )
         for kind, schema in (("images", IMAGES), ("rejects", REJECTS))
     )
     images, duplicates = _without_exact_duplicates(images)
@@ -110,7 +112,8 @@ def commit_images(root: Path, recipe: Recipe, n_listed: int) -> dict[str, int]:
     if not images.num_rows:
         reasons = Counter(rejects["reason"].to_pylist()).most_common()
         raise PlaceprintError(
-            f"collect: none of {n_listed} inputs is a usable image: " + ", ".join(f"{n} {reason}" for reason, n in reasons)
+            f"collect: none of {n_listed} inputs is a usable image: "
+            + ", ".join(f"{n} {reason}" for reason, n in reasons)
         )
     flush_images()
     for table, rows in (("rejects", rejects), ("images", images)):
@@ -136,13 +139,13 @@ def _source(settings: CollectSettings, name: str) -> Source:
 def _keep(store: Store, settings: CollectSettings, source: Source, item: Item) -> dict[str, Any]:
     """Fetch one item, check it, store it; its row of ``images``."""
     if item.problem is not None:
-        raise ImageRejected(RejectReason.BAD_METADATA, item.problem)
+        raise ImageError(RejectReason.BAD_METADATA, item.problem)
     try:
         data = source.fetch(item)
     except OSError as error:
-        raise ImageRejected(RejectReason.UNREADABLE, error.strerror or str(error)) from None
+        raise ImageError(RejectReason.UNREADABLE, error.strerror or str(error)) from None
     if len(data) > settings.max_bytes:
-        raise ImageRejected(RejectReason.TOO_MANY_BYTES, f"{len(data)} bytes, allowed are {settings.max_bytes}")
+        raise ImageError(RejectReason.TOO_MANY_BYTES, f"{len(data)} bytes, allowed are {settings.max_bytes}")
     image, suffix = decode_rgb(data, settings.max_pixels)
     identity, file = put_image(store.root, data, suffix)
     known = asdict(item)
@@ -178,4 +181,3 @@ def _without_exact_duplicates(images: pa.Table) -> tuple[pa.Table, pa.Table]:
                 }
             )
     return images.filter(pa.array(keep, pa.bool_())), pa.Table.from_pylist(rejects, REJECTS)
-

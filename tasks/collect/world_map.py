@@ -30,7 +30,9 @@ class WorldMap:
 WORLD_MAPS = (
     WorldMap("satellite", "bmng.jpg", "public domain", "NASA Blue Marble: Next Generation, NASA Earth Observatory"),
     WorldMap("relief", "shadedrelief.jpg", "public domain", "Shaded relief, Natural Earth (Tom Patterson)"),
-    WorldMap("elevation", "etopo1.jpg", "public domain", "ETOPO1 global relief model, NOAA National Geophysical Data Center"),
+    WorldMap(
+        "elevation", "etopo1.jpg", "public domain", "ETOPO1 global relief model, NOAA National Geophysical Data Center"
+    ),
 )
 
 

@@ -40,7 +40,9 @@ class Encoder:
             )
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PlaceprintError(f"encode.encoder: {weights.file} does not load as {weights.model}: {cause}") from error
+            raise PlaceprintError(
+                f"encode.encoder: {weights.file} does not load as {weights.model}: {cause}"
+            ) from error
         # open_clip returns models in training mode, where batch normalisation depends on the batch.
         self._model: torch.nn.Module = model.eval()
         self._preprocess: Callable[[Image.Image], Tensor] = preprocess
@@ -93,7 +95,9 @@ def _device(wanted: str) -> str:
     try:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        raise PlaceprintError(f"encode.encoder.device: {wanted!r} is not there: {str(error).splitlines()[0]}") from error
+        raise PlaceprintError(
+            f"encode.encoder.device: {wanted!r} is not there: {str(error).splitlines()[0]}"
+        ) from error
     return wanted
 
 

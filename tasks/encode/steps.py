@@ -48,7 +48,9 @@ def encode_shard(root: Path, settings: EncodeSettings, recipe: Recipe, start: in
     from tasks.encode.encoder import load_encoder
 
     store = Store(root)
-    rows = unique_images(store.version("images", recipe.inputs["images"]), ["image_id", "file"]).slice(start, stop - start)
+    rows = unique_images(store.version("images", recipe.inputs["images"]), ["image_id", "file"]).slice(
+        start, stop - start
+    )
     paths = [store.root / file for file in rows["file"].to_pylist()]
     vectors = load_encoder(settings.encoder).encode_images(paths, settings.batch_size)
     _check_vectors(vectors, rows.num_rows)
@@ -66,8 +68,14 @@ def commit_embeddings(root: Path, settings: EncodeSettings, recipe: Recipe, shar
     n_embedded = sum(shard.rows for shard in shards)
     if n_embedded != n_images:
         raise StoreError(f"encode: {n_images} images, but {n_embedded} embeddings")
-    notes = {"encoder": recipe.inputs["encoder"], "model": settings.encoder.model, "pretrained": settings.encoder.pretrained}
-    version = store.commit("embeddings", recipe, shards, counts={"images": n_images, "embedded": n_embedded}, notes=notes)
+    notes = {
+        "encoder": recipe.inputs["encoder"],
+        "model": settings.encoder.model,
+        "pretrained": settings.encoder.pretrained,
+    }
+    version = store.commit(
+        "embeddings", recipe, shards, counts={"images": n_images, "embedded": n_embedded}, notes=notes
+    )
     build_index(store, version)
 
 
@@ -85,7 +93,12 @@ def encode_prompts(root: Path, settings: EncodeSettings, recipe: Recipe) -> int:
     vectors = load_encoder(settings.encoder).encode_texts(texts)
     _check_vectors(vectors, len(texts))
     table = pa.table(
-        [texts, [template for template, _ in pairs], [name for _, name in pairs], vector_column(vectors, settings.dtype)],
+        [
+            texts,
+            [template for template, _ in pairs],
+            [name for _, name in pairs],
+            vector_column(vectors, settings.dtype),
+        ],
         schema=schemas.prompts(vectors.shape[1], settings.dtype),
     )
     notes = {"encoder": recipe.inputs["encoder"]}
@@ -96,4 +109,6 @@ def encode_prompts(root: Path, settings: EncodeSettings, recipe: Recipe) -> int:
 def _check_vectors(vectors: Vectors, n_wanted: int) -> None:
     norms = np.linalg.norm(vectors, axis=1)
     if len(vectors) != n_wanted or not np.isfinite(vectors).all() or not np.allclose(norms, 1.0, atol=1e-3):
-        raise StoreError("encode: the encoder gave vectors that are not finite or not of unit length: is the checkpoint whole?")
+        raise StoreError(
+            "encode: the encoder gave vectors that are not finite or not of unit length: is the checkpoint whole?"
+        )

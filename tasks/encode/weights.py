@@ -111,7 +111,12 @@ def _no_download(name: str, error: Exception) -> PlaceprintError:
 
 
 def _weights_in(folder: Path) -> Path:
-    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_model.pt"):
+    for name in (
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.safetensors",
+        "open_clip_pytorch_model.bin",
+        "open_clip_model.pt",
+    ):
         if (folder / name).is_file():
             return folder / name
     raise PlaceprintError(f"encode.encoder.model: {folder} holds no open_clip weights (open_clip_model.safetensors)")

@@ -19,6 +19,4 @@ def logistic_regression(*, C: float = 0.1, max_iter: int = 300, random_state: in
     random_state
         Passed on; L-BFGS itself is deterministic.
     """
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(C=C, max_iter=max_iter, random_state=random_state)
-    )
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter, random_state=random_state))

@@ -67,16 +67,19 @@ def fit_heads(root: Path, settings: FitSettings, recipe: Recipe) -> int:
     store = Store(root)
     data = _read(store, recipe)
     judged = np.flatnonzero(np.isin(data.part, JUDGED_PARTS))
-    predictions, metrics = [], []
+    predictions: list[pa.Table] = []
+    metrics: list[dict[str, Any]] = []
     for head in _heads(store, settings, recipe, data, judged):
         predictions.append(_prediction_rows(settings, data, judged, head))
         metrics.extend(_metric_rows(settings, data, judged, head))
     notes = {"classes": list(data.classes.names)}
-    shards = [store.write_shard("predictions", recipe.fingerprint, index, rows) for index, rows in enumerate(predictions)]
+    shards = [
+        store.write_shard("predictions", recipe.fingerprint, index, rows) for index, rows in enumerate(predictions)
+    ]
     store.commit("predictions", recipe, shards, counts={"images": len(judged)}, notes=notes)
     rows = pa.Table.from_pylist(metrics, METRICS)
     store.commit("metrics", recipe, [store.write_shard("metrics", recipe.fingerprint, 0, rows)])
-    return rows.num_rows
+    return len(metrics)
 
 
 def _read(store: Store, recipe: Recipe) -> _Data:
@@ -87,7 +90,9 @@ def _read(store: Store, recipe: Recipe) -> _Data:
     embeddings = store.version("embeddings", recipe.inputs["embeddings"])
     splits = store.version("splits", recipe.inputs["splits"]).read()
     row_of_image = {identity: row for row, identity in enumerate(images["image_id"].to_pylist())}
-    row_of_vector = {identity: row for row, identity in enumerate(embeddings.read(["image_id"])["image_id"].to_pylist())}
+    row_of_vector = {
+        identity: row for row, identity in enumerate(embeddings.read(["image_id"])["image_id"].to_pylist())
+    }
     image_ids = splits["image_id"].to_pylist()
     images = images.take([row_of_image[identity] for identity in image_ids])
     labels = images["label"].to_pylist()

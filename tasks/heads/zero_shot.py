@@ -39,20 +39,20 @@ class ZeroShotHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             When images and prompts have different dimensions.
         """
-        X = validate_data(self, X, dtype=np.float32)
+        images: Floats = validate_data(self, X, dtype=np.float32)
         prompts = np.asarray(self.prompt_embeddings)
-        if prompts.ndim != 2 or prompts.shape[1] != X.shape[1]:
-            raise ValueError(f"prompt_embeddings has shape {prompts.shape}, images have {X.shape[1]} dimensions")
+        if prompts.ndim != 2 or prompts.shape[1] != images.shape[1]:
+            raise ValueError(f"prompt_embeddings has shape {prompts.shape}, images have {images.shape[1]} dimensions")
         self.classes_ = np.arange(len(prompts))
         return self
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Cosine of each image and each prompt, (n, n_classes) float32; rows of `X` are normalised first."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
-        norms = np.linalg.norm(X, axis=1, keepdims=True)
+        images: Floats = validate_data(self, X, dtype=np.float32, reset=False)
+        norms = np.linalg.norm(images, axis=1, keepdims=True)
         prompts = np.asarray(self.prompt_embeddings, dtype=np.float32)
-        return np.asarray((X / np.where(norms > 0, norms, 1)) @ prompts.T, dtype=np.float32)
+        return np.asarray((images / np.where(norms > 0, norms, 1)) @ prompts.T, dtype=np.float32)
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Softmax of the scaled cosines, (n, n_classes) float32."""

@@ -90,8 +90,10 @@ def load_label_set(setting: str, labels_of_data: Iterable[str]) -> LabelSet:
 def _read_label_set(path: Path) -> LabelSet:
     if not path.is_file():
         raise PlaceprintError(f"labels: {str(path)!r} is neither {COUNTRY211}, {FROM_DATA} nor a CSV file")
-    table = pl.read_csv(path, infer_schema=False, missing_utf8_is_empty_string=True)
+    table = pl.read_csv(path, infer_schema=False).fill_null("")
     if "name" not in table.columns or table["name"].is_duplicated().any() or not table.height:
         raise PlaceprintError(f"labels: {path} must have a column `name`, with every label once")
-    columns = {name: tuple(table[name].to_list()) if name in table.columns else None for name in ("region", "continent")}
+    columns = {
+        name: tuple(table[name].to_list()) if name in table.columns else None for name in ("region", "continent")
+    }
     return LabelSet(tuple(table["name"].to_list()), columns["region"], columns["continent"])

@@ -40,9 +40,7 @@ class MixedScores:
     missed: int
 
 
-def mixed_scores(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, region: npt.ArrayLike
-) -> MixedScores:
+def mixed_scores(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, region: npt.ArrayLike) -> MixedScores:
     """Mixed precision, recall and F1.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +21,7 @@ from tasks.collect.countries import country_shapes
 
 _SIMPLIFY_DEG = 0.1
 # Same data, same bytes: no clock and no random ids in the SVG.
-_STYLE = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+_STYLE: Any = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 
 
 def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -39,7 +40,14 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        axes.bar(range(len(order)), [totals[label] for label in order], width=1.0, color="#3b6ea5", edgecolor="white", linewidth=0.3)
+        axes.bar(
+            range(len(order)),
+            [totals[label] for label in order],
+            width=1.0,
+            color="#3b6ea5",
+            edgecolor="white",
+            linewidth=0.3,
+        )
         axes.set_yscale("log")
         axes.set_ylim(0.8)
         axes.set_xlim(-0.6, len(order) - 0.4)
@@ -48,7 +56,9 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
         step = max(1, int(np.ceil(len(order) / 60)))
         shown = range(0, len(order), step)
         axes.set_xticks(list(shown), [order[position] for position in shown], rotation=90, fontsize=7)
-        axes.set_xlabel(f"{len(order)} labels, most images first" + (f"; one name in {step} is printed" if step > 1 else ""))
+        axes.set_xlabel(
+            f"{len(order)} labels, most images first" + (f"; one name in {step} is printed" if step > 1 else "")
+        )
         axes.spines[["top", "right"]].set_visible(False)
         return _svg(figure)
 
@@ -108,7 +118,9 @@ def confusion_matrix(matrix: npt.NDArray[np.float64], names: Sequence[str]) -> s
         axes.set_ylabel("truth (images)")
         for row, column in np.argwhere(shares >= 0.05):
             shade = "black" if shares[row, column] > 0.6 else "white"
-            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade)
+            axes.text(
+                column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade
+            )
         figure.colorbar(image, ax=axes, label="share of the row", shrink=0.5)
         return _svg(figure)
 

@@ -56,7 +56,9 @@ def report_summary(store: Store, recipe: Recipe) -> tuple[list[dict[str, Any]], 
 def main_results(store: Store, metrics: str | None = None) -> pl.DataFrame:
     """The results on the test part over all collections."""
     table = pl.DataFrame(store.version("metrics", metrics).read())
-    return result_table(table.filter((pl.col("part") == Part.TEST.value) & (pl.col("source") == "all"))).drop("source", "part")
+    return result_table(table.filter((pl.col("part") == Part.TEST.value) & (pl.col("source") == "all"))).drop(
+        "source", "part"
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
     head, configuration = _best_head(tables.metrics)
     test_ids = tables.parts.filter(pl.col("part") == Part.TEST.value)["image_id"]
     judged = tables.predictions.filter(
-        (pl.col("head") == head) & (pl.col("configuration") == configuration) & pl.col("image_id").is_in(test_ids.implode())
+        (pl.col("head") == head)
+        & (pl.col("configuration") == configuration)
+        & pl.col("image_id").is_in(test_ids.implode())
     )
     images, classes = tables.images, tables.classes
     counts = Counter(images["label"].drop_nulls().to_list())
@@ -184,7 +188,9 @@ def _collections(tables: _Tables) -> pl.DataFrame:
     joined = tables.images.join(parts, on="image_id", how="left").with_columns(pl.col("part").fill_null("unlabelled"))
     counts = joined.pivot(on="part", index="source", values="image_id", aggregate_function="len").fill_null(0)
     sizes = tables.images.group_by("source").agg(
-        pl.len().alias("images"), pl.col("label").n_unique().alias("labels"), (pl.col("bytes").sum() / 1e6).round(1).alias("MB")
+        pl.len().alias("images"),
+        pl.col("label").n_unique().alias("labels"),
+        (pl.col("bytes").sum() / 1e6).round(1).alias("MB"),
     )
     return sizes.join(counts, on="source").sort("source")
 
@@ -201,9 +207,7 @@ def _confusion(judged: pl.DataFrame, classes: LabelSet) -> tuple[np.ndarray, lis
     return matrix, names
 
 
-def _examples(
-    store: Store, settings: PublishSettings, tables: _Tables, judged: pl.DataFrame
-) -> list[dict[str, str]]:
+def _examples(store: Store, settings: PublishSettings, tables: _Tables, judged: pl.DataFrame) -> list[dict[str, str]]:
     """Random test images with what was predicted for them."""
     chosen = judged.sort("image_id").sample(min(settings.n_examples, judged.height), seed=settings.seed)
     known = tables.images.unique("image_id", keep="first", maintain_order=True).select("image_id", "file", "source")

@@ -48,5 +48,7 @@ def _cell(row: dict[str, float | str | None]) -> str:
     metric, value, lower, upper = row["metric"], float(row["value"] or 0.0), row["lower"], row["upper"]
     if metric in PERCENT:
         text = f"{100 * value:.1f}"
-        return text if lower is None or upper is None else f"{text} [{100 * float(lower):.1f}, {100 * float(upper):.1f}]"
+        return (
+            text if lower is None or upper is None else f"{text} [{100 * float(lower):.1f}, {100 * float(upper):.1f}]"
+        )
     return f"{value:.0f}" if metric == "mixed_missed" else f"{value:.3f}"

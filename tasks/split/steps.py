@@ -59,7 +59,9 @@ def split_images(root: Path, settings: SplitSettings, recipe: Recipe) -> dict[st
     counts = {**Counter(parts.tolist()), "unlabelled": rows.num_rows - labelled.num_rows}
     for part in (Part.TRAIN, Part.TEST):
         if not counts.get(part.value):
-            raise PlaceprintError(f"split: no image is left for the part {part.value}: every class is too small for test_share={settings.test_share}")
+            raise PlaceprintError(
+                f"split: no image is left for the part {part.value}: every class is too small for test_share={settings.test_share}"
+            )
     table = pa.table(
         [
             [settings.name] * len(labels),

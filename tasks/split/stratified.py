@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from storage.schemas import Part
+ZERO_SHOT = "zero_shot"
 
 
 def stratified_split(
@@ -70,7 +70,7 @@ def stratified_split(
     large = np.flatnonzero(class_sizes >= max(min_class_size, len(names)))
     quotas = _quotas(class_sizes[large], shares)
     generator = np.random.default_rng(np.random.SeedSequence(seed))
-    part_of_group = np.full(n_groups, Part.ZERO_SHOT.value, dtype=object)
+    part_of_group = np.full(n_groups, ZERO_SHOT, dtype=object)
     for row, index in enumerate(large):
         members = generator.permutation(np.flatnonzero(label_of_group == index))
         part_of_group[members] = np.repeat(names, quotas[row])
