@@ -233,16 +233,19 @@ def sql(
 
     Example: `placeprint sql "select part, count(*) from splits group by part"`
     """
+    import duckdb
+
     from storage.catalog import query as ask
     from storage.store import Store
 
-    relation = ask(Store(store or default_store()), query)
-    if relation is None:
-        return
-    if csv:
-        _print_csv(relation)
-    else:
-        relation.show(max_width=output.width if output.is_terminal else 200)
+    try:
+        relation = ask(Store(store or default_store()), query)
+        if relation is not None and csv:
+            _print_csv(relation)
+        elif relation is not None:
+            relation.show(max_width=output.width if output.is_terminal else 200)
+    except duckdb.Error as error:
+        raise PlaceprintError(f"sql: {error}") from error
 
 
 def _print_csv(relation: duckdb.DuckDBPyRelation) -> None:

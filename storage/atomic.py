@@ -45,7 +45,8 @@ def atomic_path(path: Path, *, durable: bool = True, exclusive: bool = False) ->
     except OSError as error:
         raise StoreError(_explain(error, path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True, exclusive: bool = False) -> None:

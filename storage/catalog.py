@@ -11,7 +11,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from storage.atomic import atomic_path
-from storage.errors import PlaceprintError, StoreError
+from storage.errors import StoreError
 from storage.store import Store, TableVersion
 
 
@@ -39,19 +39,15 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(str(refresh_catalog(store)), read_only=True)
 
 
-def query(store: Store, sql: str) -> duckdb.DuckDBPyRelation:
-    """Run one query.
+def query(store: Store, sql: str) -> duckdb.DuckDBPyRelation | None:
+    """One query as a relation, which runs when its rows are asked for; None for a statement that gives no rows.
 
     Raises
     ------
-    PlaceprintError
+    duckdb.Error
         With DuckDB's own explanation when the query is wrong.
     """
-    try:
-        relation = connect(store).sql(sql)
-    except duckdb.Error as error:
-        raise PlaceprintError(f"sql: {error}") from error
-    return relation
+    return connect(store).sql(sql)
 
 
 def _columns(version: TableVersion) -> str:

@@ -28,6 +28,7 @@ def index_folder(store: Store, version: TableVersion) -> Path:
 def build_index(store: Store, version: TableVersion) -> Path:
     """Build an exact inner-product index and write it with its sidecar; returns the index file."""
     vectors = read_vectors(version)
+    faiss.normalize_L2(vectors)  # float16 rounds the length away from 1
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     path = index_folder(store, version) / "flat.faiss"

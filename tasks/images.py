@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from storage.schemas import RejectReason
 
 # What Pillow may try. Formats that call other programs (EPS) or hold documents (PDF) are left out.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif", "BMP": ".bmp"}
 MAX_IMAGE_PIXELS = 100_000_000
 

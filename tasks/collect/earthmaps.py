@@ -150,7 +150,7 @@ def places(settings: EarthmapsSettings) -> tuple[Place, ...]:
         if len(points):
             candidates.append((country.label, points))
             areas.append(area)
-    spaced = _spaced([points for _, points in candidates], side)
+    spaced = _spaced([points for _, points in candidates], areas, side)
     room = np.array([len(points) for points in spaced])
     counts = _heavy_tailed_counts(np.array(areas), room, settings.images_per_country, generator)
     return tuple(
@@ -170,24 +170,24 @@ def overlap(
     return np.asarray(np.clip(1 - north, 0, None) * np.clip(1 - east, 0, None))
 
 
-def _spaced(candidates: list[Floats], side_deg: float) -> list[Floats]:
-    """Of each country's points those that overlap no earlier one by half or more; the country with fewest goes first."""
-    taken = np.empty((0, 2))
+def _spaced(candidates: list[Floats], areas_km2: list[float], side_deg: float) -> list[Floats]:
+    """Of each country's points those that overlap no earlier one by half or more; small countries choose first."""
     kept: list[Floats] = [np.empty((0, 2))] * len(candidates)
-    for index in sorted(range(len(candidates)), key=lambda each: len(candidates[each])):
-        mine: list[Floats] = []
-        # Only points of other countries that lie near enough to matter.
+    taken = np.empty((0, 2))
+    for index in np.argsort(areas_km2, kind="stable"):
         points = candidates[index]
         low, high = points[:, 0].min() - side_deg, points[:, 0].max() + side_deg
         near = taken[(taken[:, 0] >= low) & (taken[:, 0] <= high)]
-        if len(near):
-            others = np.array([overlap(lat, lon, near[:, 0], near[:, 1], side_deg).max() for lat, lon in points])
-            points = points[others < MAX_OVERLAP]
-        for latitude, longitude in points:
-            own = np.array(mine).reshape(-1, 2)
-            if not (overlap(latitude, longitude, own[:, 0], own[:, 1], side_deg) >= MAX_OVERLAP).any():
-                mine.append(np.array([latitude, longitude]))
-        kept[index] = np.array(mine).reshape(-1, 2)
+        free = np.ones(len(points), dtype=bool)
+        for latitude, longitude in near:
+            free &= overlap(latitude, longitude, points[:, 0], points[:, 1], side_deg) < MAX_OVERLAP
+        points = points[free]
+        chosen = []
+        while len(points):
+            chosen.append(points[0])
+            latitude, longitude = points[0]
+            points = points[overlap(latitude, longitude, points[:, 0], points[:, 1], side_deg) < MAX_OVERLAP]
+        kept[index] = np.array(chosen).reshape(-1, 2)
         taken = np.concatenate([taken, kept[index]])
     return kept
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from storage.errors import PlaceprintError
@@ -19,6 +21,9 @@ from tasks.encode.weights import EncoderSettings, Weights, find_weights
 from tasks.images import open_rgb
 
 Vectors = npt.NDArray[np.float32]
+
+# What open_clip, torch and safetensors raise for a checkpoint that is damaged, of another model, or not only tensors.
+_LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError)
 
 
 class Encoder:
@@ -38,7 +43,7 @@ class Encoder:
                 weights_only=True,
                 device=device,
             )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except _LOADING_ERRORS as error:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise PlaceprintError(
                 f"encode.encoder: {weights.file} does not load as {weights.model}: {cause}"

@@ -1,0 +1,48 @@
+# Everything a person needs: `make demo` and `make test` work on a fresh machine with Python 3.11+ alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: setup demo test lint format bench docs clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "placeprint needs Python 3.11 or later, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+
+$(VENV)/.installed: $(VENV)/bin/uv pyproject.toml constraints.txt
+	@echo "installing packages (a few gigabytes, about a minute on a fast line) ..."
+	$(UV) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(UV) --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/placeprint run --config configs/demo.yaml
+
+test: $(VENV)/.installed-test
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/demo.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python scripts/write_settings_page.py
+
+clean:
+	rm -rf $(VENV) store build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,49 @@
+"""Shared surroundings: Prefect's home in a temporary folder, one server for the session, small folders of images."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything imports Prefect, which reads its settings once.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="placeprint-prefect-")
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on loopback for all flows of the session."""
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        # The heartbeat costs every flow a second at its end.
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A small picture with some structure, different for every seed."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three labels with eight good pictures each."""
+    root = tmp_path / "photos"
+    for number in range(24):
+        folder = root / ("Egypt", "France", "Japan")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / f"{number:02d}.jpg")
+    return root
