@@ -74,7 +74,7 @@ def working(title: str) -> Iterator[None]:
 def say(text: str, *args: Any) -> None:
     """One line for the terminal and for Prefect's log."""
     get_run_logger().info(text, *args)
-    terminal.print(text % args if args else text, highlight=False)
+    terminal.print(text % args if args else text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _bar() -> Progress:

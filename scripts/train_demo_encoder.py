@@ -1,6 +1,6 @@
 """Train the small CLIP that ships with placeprint on map patches that the demo never samples.
 
-``python scripts/train_demo_encoder.py`` writes ``tasks/encode/models/placeprint-demo.{json,safetensors}`` (about an hour
+``python scripts/train_demo_encoder.py`` writes ``tasks/encode/models/placeprint-demo.{json,safetensors}`` (about half an hour
 on two cores). The weights are an exponential moving average; every few hundred steps they are measured on the validation
 cells, and the best are kept. The cells of the demo are never read.
 """
@@ -125,7 +125,7 @@ def augmented(images: Tensor, generator: torch.Generator, min_crop: float) -> Te
     )
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     views = functional.grid_sample(images.float() / 255.0, grid, padding_mode="reflection", align_corners=False)
-    gain = torch.where(torch.rand(n, generator=generator) < 0.3, uniform(0.92, 1.08), torch.ones(n))
+    gain = torch.where(torch.rand(n, generator=generator) < 0.5, uniform(0.85, 1.15), torch.ones(n))
     return normalised(views * gain[:, None, None, None])
 
 
@@ -170,18 +170,18 @@ def matching_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--image-px", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.2)
     parser.add_argument("--per-country", type=int, default=300)
-    parser.add_argument("--min-crop", type=float, default=0.6)
+    parser.add_argument("--min-crop", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--validate-every", type=int, default=500, help="steps between measurements on validation cells"
+        "--validate-every", type=int, default=300, help="steps between measurements on validation cells"
     )
     parser.add_argument("--dry-run", action="store_true", help="measure only, leave the model that ships alone")
     options = parser.parse_args()

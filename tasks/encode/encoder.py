@@ -68,6 +68,8 @@ class Encoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Vectors:
         """Text embeddings, (n, d) float32, L2-normalised."""
+        if not texts:  # no labels, no prompts: the width of the table still comes from the model
+            return self.encode_texts([""])[:0]
         vectors = [
             self._model.encode_text(self._tokenize(list(texts[start : start + batch_size])).to(self.device))  # type: ignore[operator]
             for start in range(0, len(texts), batch_size)

@@ -87,7 +87,7 @@ def test_damaged_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
     store = Store(tmp_path)
     commit(store)
     (store.folder("things", RECIPE.fingerprint) / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match="delete .* and run again"):
+    with pytest.raises(StoreError, match=r"delete .* and run again"):
         store.version("things")
 
 

@@ -1,0 +1,178 @@
+"""The command line: what it prints, its exit codes, errors of one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import picture
+
+from flows import cli
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def placeprint(
+    *arguments: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run the command line in this process; returns exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["placeprint", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capfd.readouterr()
+    code = stopped.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:  # noqa: ARG001
+    """A store with everything in it, made from a folder."""
+    from flows.pipeline import pipeline
+    from flows.settings import load_settings
+
+    root = tmp_path_factory.mktemp("cli")
+    for number in range(24):
+        path = root / "photos" / ("Egypt", "France", "Japan")[number % 3] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(path)
+    settings = load_settings(
+        CONFIGS / "folder.yaml",
+        [f"store={root / 'store'}", f"collect.sources.0.path={root / 'photos'}", "fit.n_resamples=100"],
+    )
+    assert pipeline(settings) is not None
+    return root
+
+
+def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = placeprint("--help", monkeypatch=monkeypatch, capfd=capfd)
+    assert code == 0
+    for verb in ("run", "collect", "encode", "split", "fit", "publish", "sql", "search", "ui", "store"):
+        assert re.search(rf"\b{verb}\b", out)
+    _, out, _ = placeprint("sql", "--help", monkeypatch=monkeypatch, capfd=capfd)
+    assert "Example" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "--config", "nowhere.yaml"], 2, "nowhere.yaml: No such file"),
+        (["run", "--set", "splitt.seed=1"], 2, "is 'split' meant?"),
+        (["run", "--set", "split.test_share=7"], 2, "split.test_share: Input should be less than 1 (it was 7)"),
+        (["collect", "folder", "nowhere"], 1, "does not exist: give a folder of images"),
+        (["collect", "flickr"], 2, "'earthmaps', 'folder'"),
+        (["sql", "select 1"], 1, "holds no tables yet"),
+        (["search", "Egypt"], 1, "holds no table embeddings yet"),
+        (["store", "show", "images"], 1, "holds no table images yet"),
+        (["frobnicate"], 2, "No such command 'frobnicate'"),
+    ],
+)
+def test_errors_are_one_line_with_the_right_exit_code(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PLACEPRINT_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    found, out, err = placeprint(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert found == code
+    assert message in " ".join((out + err).split())
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "store" / "tables").exists()
+
+
+def test_store_that_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    code, _, err = placeprint("run", "--store", str(tmp_path / "file"), monkeypatch=monkeypatch, capfd=capfd)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "is a file, give a folder" in err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_sql(ready: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    store = ["--store", str(ready / "store")]
+    query = "select label, count(*) as n from images group by label order by label"
+    code, out, _ = placeprint("sql", *store, "--csv", query, monkeypatch=monkeypatch, capfd=capfd)
+    assert (code, out.split()) == (0, ["label,n", "Egypt,8", "France,8", "Japan,8"])
+    code, out, _ = placeprint("sql", *store, query, monkeypatch=monkeypatch, capfd=capfd)
+    assert code == 0
+    assert "Egypt" in out
+    for wrong in ("selec 1", "select * from imagez", "select 1/'x' from images", "drop view images"):
+        code, out, err = placeprint("sql", *store, wrong, monkeypatch=monkeypatch, capfd=capfd)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert err.startswith("error: sql: ")
+
+
+def test_search_by_text_and_by_image(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", str(ready / "store")]
+    code, out, _ = placeprint(
+        "search", *store, "--k", "3", "a map of <b>Egypt</b>", monkeypatch=monkeypatch, capfd=capfd
+    )
+    assert code == 0
+    page = Path(out.split("Page: ")[1].strip())
+    assert "a map of &lt;b&gt;Egypt" in page.read_text()
+    assert page.read_text().count("data:image/jpeg") == 3
+    photo = ready / "photos" / "France" / "01.jpg"
+    code, out, _ = placeprint("search", *store, str(photo), monkeypatch=monkeypatch, capfd=capfd)
+    assert "1.000" in out.splitlines()[3]
+    assert "France/01.jpg" in out.splitlines()[3]
+    (ready / "broken.jpg").write_bytes(b"x")
+    for wrong, message in (("nowhere.jpg", "does not exist"), (str(ready / "broken.jpg"), "not a usable image")):
+        code, _, err = placeprint("search", *store, wrong, monkeypatch=monkeypatch, capfd=capfd)
+        assert code == 1
+        assert message in " ".join(err.split())
+
+
+def test_store_list_and_show(ready: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    store = ["--store", str(ready / "store")]
+    code, out, _ = placeprint("store", "list", *store, monkeypatch=monkeypatch, capfd=capfd)
+    assert code == 0
+    assert out.count("selected") == 7
+    code, out, _ = placeprint("store", "show", "images", *store, monkeypatch=monkeypatch, capfd=capfd)
+    assert '"listed": 24' in out
+
+
+def test_run_again_finds_everything_done(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "-c", str(CONFIGS / "folder.yaml"), "--store", str(ready / "store")]
+    arguments += ["-s", f"collect.sources.0.path={ready / 'photos'}", "-s", "fit.n_resamples=100"]
+    code, out, _ = placeprint(*arguments, monkeypatch=monkeypatch, capfd=capfd)
+    assert code == 0
+    assert "nothing to do" in out
+    assert "logistic-regression"[:8] in out
+    for command in ("sql", "search", "ui"):
+        assert f"placeprint {command}" in out
+
+
+def test_prefect_stays_in_the_store_and_asks_nobody(photos: Path, tmp_path: Path) -> None:
+    """A run as a user starts it: own home, no Prefect settings, no server."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "DO_NOT_TRACK"
+    }
+    (tmp_path / "home").mkdir()
+    environment["HOME"] = str(tmp_path / "home")
+    command = [sys.executable, "-m", "flows.cli", "collect", "folder", str(photos), "-s", "labels=from-data"]
+    run = subprocess.run(
+        [*command, "--store", str(tmp_path / "store")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "24 inputs = 24 kept" in run.stderr
+    assert (tmp_path / "store" / ".prefect" / "prefect.db").is_file()
+    assert not (tmp_path / "home" / ".prefect").exists()
