@@ -108,15 +108,23 @@ def _apply(content: dict[str, Any], override: str) -> None:
             slot: Any = int(name)
         elif isinstance(node, dict):
             slot = name
-            # A list entry that only the defaults have: make room for it.
             if position < len(parents) and slot not in node:
-                node[slot] = {}
+                # A list's entries can only be overridden where there is a list: take that of the defaults.
+                is_list = [*parents, last][position + 1].isdecimal()
+                node[slot] = _default(parents[: position + 1]) if is_list else {}
         else:
             raise SettingsError(f"--set {override}: {'.'.join(parents[:position])} is {node!r}, not a section")
         if position == len(parents):
             node[slot] = value
         else:
             node = node[slot]
+
+
+def _default(names: list[str]) -> Any:
+    node: Any = Settings().model_dump(mode="json")
+    for name in names:
+        node = node.get(name, {}) if isinstance(node, dict) else {}
+    return node
 
 
 def _explain(error: ValidationError, where: str) -> str:

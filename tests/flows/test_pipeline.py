@@ -52,7 +52,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo at about a tenth of its size."""
+    """The demo at about a tenth of its size, from an empty store."""
     from flows.pipeline import pipeline
 
     root = tmp_path_factory.mktemp("demo") / "store"
@@ -144,6 +144,17 @@ def test_second_run_does_no_work(demo_store: Path) -> None:
     assert run["status"] == "completed"
     assert set(run["reused"]) == {"collect", "embeddings", "prompts", "split", "fit", "publish"}
     assert Plan.of(demo(demo_store)).finished_page(Store(demo_store)) == page
+
+
+def test_artifacts_are_there_for_the_ui(demo_store: Path) -> None:  # noqa: ARG001  (the run that left them)
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: artifact for artifact in client.read_latest_artifacts()}
+    assert {"metrics", "report", "collect-progress", "encode-progress"} <= set(artifacts)
+    assert artifacts["collect-progress"].data == 100.0
+    assert [row["head"] for row in json.loads(str(artifacts["metrics"].data))][0] == "majority-class"
+    assert "logistic-regression" in str(artifacts["report"].data)
 
 
 def test_changed_setting_redoes_only_what_depends_on_it(demo_store: Path) -> None:

@@ -72,6 +72,11 @@ def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
         load_settings(path, [override])
 
 
+def test_entry_of_a_default_list_is_overridden_without_a_file() -> None:
+    (source,) = load_settings(None, ["collect.sources.0.seed=5"]).collect.sources
+    assert source == Settings().collect.sources[0].model_copy(update={"seed": 5})
+
+
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file or directory: give a settings file"):
         load_settings(tmp_path / "nowhere.yaml")
