@@ -37,13 +37,15 @@ def in_validation_blocks(grid: CellGrid, cells: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell-side-deg", type=float, default=2.0)
+    parser.add_argument("--patch-side-deg", type=float, default=EarthmapsSettings().patch_side_deg)
+    parser.add_argument("--dry-run", action="store_true", help="print what could be sampled, leave the file alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sweeps", type=int, default=250)
     # In patches that do not overlap; more than twice as many fit when they may overlap by half.
     parser.add_argument("--demo-patches", type=float, default=1500.0)
     parser.add_argument("--encoder-patches", type=float, default=700.0)
     options = parser.parse_args()
-    settings = EarthmapsSettings()
+    settings = EarthmapsSettings(patch_side_deg=options.patch_side_deg)
     rng = np.random.default_rng(options.seed)
 
     points, owner, weight = [], [], []
@@ -119,7 +121,8 @@ def main() -> None:
         "validation": demo[validation].tolist(),
         "encoder": cells[~is_demo].tolist(),
     }
-    OUTPUT.write_text(json.dumps(content) + "\n")
+    if not options.dry_run:
+        OUTPUT.write_text(json.dumps(content) + "\n")
     both = (demo_points >= 2) & (encoder_points >= 2)
     print(
         f"countries with two points or more: demo {(demo_points >= 2).sum()}, encoder {(encoder_points >= 2).sum()}, "
