@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -160,11 +161,7 @@ def collect(
     if kind is not None:
         section = f"kind: {kind}" + (f", path: {str(path)!r}" if path is not None else "")
         overrides.insert(0, f"collect.sources=[{{{section}}}]")
-    settings = _settings(config, overrides, store, verbose)
-    from flows.collect import collect as flow
-
-    flow(settings)
-    _refresh(settings)
+    _run_stage("collect", _settings(config, overrides, store, verbose))
 
 
 @app.command()
@@ -172,11 +169,7 @@ def encode(
     config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
 ) -> None:
     """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index."""
-    settings = _settings(config, set_, store, verbose)
-    from flows.encode import encode as flow
-
-    flow(settings)
-    _refresh(settings)
+    _run_stage("encode", _settings(config, set_, store, verbose))
 
 
 @app.command()
@@ -184,11 +177,7 @@ def split(
     config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
 ) -> None:
     """Share the images collected last out to train and test: `images` -> `splits`."""
-    settings = _settings(config, set_, store, verbose)
-    from flows.split import split as flow
-
-    flow(settings)
-    _refresh(settings)
+    _run_stage("split", _settings(config, set_, store, verbose))
 
 
 @app.command()
@@ -196,11 +185,7 @@ def fit(
     config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
 ) -> None:
     """Fit heads and judge them: `embeddings`, `prompts`, `splits` -> `predictions`, `metrics`."""
-    settings = _settings(config, set_, store, verbose)
-    from flows.fit import fit as flow
-
-    flow(settings)
-    _refresh(settings)
+    _run_stage("fit", _settings(config, set_, store, verbose))
 
 
 @app.command()
@@ -212,6 +197,12 @@ def publish(
     from flows.publish import publish as flow
 
     output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+
+
+def _run_stage(name: str, settings: Settings) -> None:
+    """Run the flow of that name in the module of that name, imported only now: Prefect's surroundings are ready."""
+    getattr(import_module(f"flows.{name}"), name)(settings)
+    _refresh(settings)
 
 
 def _refresh(settings: Settings) -> None:

@@ -38,12 +38,18 @@ def picture(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
+def write_photos(
+    root: Path, n: int = 24, labels: tuple[str, ...] = ("Egypt", "France", "Japan"), size: tuple[int, int] = (40, 30)
+) -> Path:
+    """A folder with `n` good pictures, shared out to the labels in turn: ``Egypt/00.jpg``, ``France/01.jpg``, …"""
+    for number in range(n):
+        folder = root / labels[number % len(labels)]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(number, size).save(folder / f"{number:02d}.jpg")
+    return root
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Three labels with eight good pictures each."""
-    root = tmp_path / "photos"
-    for number in range(24):
-        folder = root / ("Egypt", "France", "Japan")[number % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        picture(number).save(folder / f"{number:02d}.jpg")
-    return root
+    return write_photos(tmp_path / "photos")

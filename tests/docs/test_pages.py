@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import picture
+from conftest import write_photos
 
 from flows.settings import Settings
 
@@ -28,10 +28,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) ->
     from flows.settings import load_settings
 
     root = tmp_path_factory.mktemp("docs")
-    for number in range(24):
-        path = root / "photos" / ("Egypt", "France", "Japan")[number % 3] / f"{number:02d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number).save(path)
+    write_photos(root / "photos")
     (root / "configs").symlink_to(ROOT / "configs")
     overrides = [f"store={root / 'store'}", "collect.sources.0.images_per_country=2", "fit.n_resamples=100"]
     assert pipeline(load_settings(ROOT / "configs/demo.yaml", overrides)) is not None

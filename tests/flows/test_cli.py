@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import write_photos
 
 from flows import cli
 
@@ -35,10 +35,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Pat
     from flows.settings import load_settings
 
     root = tmp_path_factory.mktemp("cli")
-    for number in range(24):
-        path = root / "photos" / ("Egypt", "France", "Japan")[number % 3] / f"{number:02d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number).save(path)
+    write_photos(root / "photos")
     settings = load_settings(
         CONFIGS / "folder.yaml",
         [f"store={root / 'store'}", f"collect.sources.0.path={root / 'photos'}", "fit.n_resamples=100"],

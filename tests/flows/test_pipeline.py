@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import picture
+from conftest import picture, write_photos
 from image_corpus import BAD, JPEG
 
 from flows.settings import Settings, load_settings
@@ -271,11 +271,7 @@ def options(photos: Path, store: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of photographs and the store that one quiet run makes of it."""
-    photos = tmp_path_factory.mktemp("quiet") / "photos"
-    for number in range(60):
-        path = photos / ("Egypt", "France", "Japan")[number % 3] / f"{number:02d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number, (400, 300)).save(path)
+    photos = write_photos(tmp_path_factory.mktemp("quiet") / "photos", 60, size=(400, 300))
     store = photos.parent / "store"
     process = run_cli(options(photos, store), photos.parent / "home")
     assert process.wait(240) == 0, process.stdout and process.stdout.read()

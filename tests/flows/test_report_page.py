@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import write_photos
 from playwright.sync_api import Browser, sync_playwright
 
 from flows.settings import load_settings
@@ -43,11 +43,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) ->
     from flows.pipeline import pipeline
 
     root = tmp_path_factory.mktemp("report")
-    for number in range(36):
-        label = ("Egypt", "France", "<script>alert(1)<script>")[number % 3]
-        path = root / "photos" / label / f"{number:02d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number).save(path)
+    write_photos(root / "photos", 36, ("Egypt", "France", "<script>alert(1)<script>"))
     (root / "photos" / "Egypt" / "broken.jpg").write_bytes(b"x")
     overrides = [
         f"store={root / 'store'}",
