@@ -33,14 +33,14 @@ def collect(settings: Settings) -> str:
         names = [source.name for source in open_sources(settings.collect.sources)]
         with working("list sources"):
             n_items = {name: list_source(settings.collect, name, settings.labels) for name in names}
+        work = store.new_work_folder()
         step = settings.collect.shard_size
         shards = [(name, start, min(start + step, n)) for name, n in n_items.items() for start in range(0, n, step)]
         futures = [
-            collect_shard.submit(store.root, settings.collect, recipe.fingerprint, name, start, stop)
-            for name, start, stop in shards
+            collect_shard.submit(store.root, settings.collect, work, name, start, stop) for name, start, stop in shards
         ]
         gather("collect", futures, [stop - start for _, start, stop in shards])
-        counts = commit_images(store.root, recipe, sum(n_items.values()))
+        counts = commit_images(store.root, recipe, work, sum(n_items.values()))
         say(
             "collect: %d inputs = %d kept + %d rejected + %d exact duplicates",
             *(counts[name] for name in ("listed", "kept", "rejected", "exact_duplicates")),

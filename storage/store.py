@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -149,9 +150,9 @@ class Store:
     def folder(self, table: str, fingerprint: str) -> Path:
         return self.root / "tables" / table / fingerprint
 
-    def work_folder(self, fingerprint: str) -> Path:
-        """Where a step keeps what it needs until its tables are committed."""
-        return self.root / "work" / fingerprint
+    def new_work_folder(self) -> Path:
+        """Where a run keeps what it needs until its tables are committed; two runs at once get two."""
+        return self.root / "work" / secrets.token_hex(6)
 
     def write_shard(self, table: str, fingerprint: str, index: int, rows: pa.Table) -> Shard:
         """Write one Parquet file of a version that is being made. The same rows give the same bytes."""

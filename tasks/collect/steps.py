@@ -59,9 +59,9 @@ def list_source(settings: CollectSettings, source_name: str, labels: str) -> int
 
 @task(name="collect-shard", task_run_name="collect {source_name} {start}-{stop}", cache_policy=NO_CACHE)
 def collect_shard(
-    root: Path, settings: CollectSettings, fingerprint: str, source_name: str, start: int, stop: int
+    root: Path, settings: CollectSettings, work: Path, source_name: str, start: int, stop: int
 ) -> dict[str, int]:
-    """Fetch and check items `start` to `stop` of a source; rows go to the work folder. Returns the counts."""
+    """Fetch and check items `start` to `stop` of a source; rows go to this run's work folder. Returns the counts."""
     store = Store(root)
     source = _source(settings, source_name)
     images, rejects = [], []
@@ -72,15 +72,14 @@ def collect_shard(
             rejects.append(
                 {"source": source_name, "path": item.path, "reason": error.reason.value, "detail": error.detail}
             )
-    # Images first: a shard counts as done once its rejects are there.
-    stem = store.work_folder(fingerprint) / f"{source_name}-{start:09d}"
+    stem = work / f"{source_name}-{start:09d}"
     write_parquet(stem.with_suffix(".images.parquet"), pa.Table.from_pylist(images, IMAGES))
     write_parquet(stem.with_suffix(".rejects.parquet"), pa.Table.from_pylist(rejects, REJECTS))
     return {"kept": len(images), "rejected": len(rejects)}
 
 
 @task(name="commit-images", cache_policy=NO_CACHE)
-def commit_images(root: Path, recipe: Recipe, n_listed: int) -> dict[str, int]:
+def commit_images(root: Path, recipe: Recipe, work: Path, n_listed: int) -> dict[str, int]:
     """Join the shards, keep byte-identical files of a source once, and commit both tables.
 
     Raises
@@ -91,7 +90,6 @@ def commit_images(root: Path, recipe: Recipe, n_listed: int) -> dict[str, int]:
         When items in and rows out do not reconcile.
     """
     store = Store(root)
-    work = store.work_folder(recipe.fingerprint)
     images, rejects = (
         pa.concat_tables(
             [schema.empty_table(), *(pq.read_table(path) for path in sorted(work.glob(f"*.{kind}.parquet")))]
