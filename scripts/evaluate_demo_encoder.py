@@ -252,7 +252,7 @@ def coverage_section(
     yield "## What was measured\n"
     yield (
         f"Patches of {SIDE_DEG:g} degrees that lie wholly in cells of the demo: none of their pixels was seen when the "
-        "encoder was trained, nor when it was chosen. At most "
+        "encoder was trained. At most "
         f"{per_country} places a country and seed; the places of all seeds are judged together. Intervals are 95 % "
         f"percentile bootstrap intervals that resample whole cells of {demo_cells().grid.side_deg:g} degrees, not images; "
         "patches of neighbouring cells may still share ground, which they do not account for.\n"
