@@ -27,7 +27,7 @@ from tasks.report.figures import confusion_matrix, images_per_label, world_map
 from tasks.report.settings import PublishSettings
 from tasks.report.tables import markdown_table, result_table
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 _THUMBNAIL_PX = 160
 
 
@@ -176,8 +176,8 @@ def _limits(tables: _Tables) -> list[str]:
         limits.append(f"Images come from {n_places:,} places; intervals resample places, not images.")
     if "placeprint-demo" in tables.encoder:
         limits.append(
-            "placeprint-demo is a small encoder for trying the tool offline. It was trained on other cells of the same maps "
-            "(no pixel is shared with these images) and has not seen every country; docs/demo-encoder.md has its figures."
+            "placeprint-demo is a small encoder for trying the tool offline: it knows patches of three world maps, not "
+            "photographs, and not every country. docs/demo-encoder.md has its figures, and the cells it was trained on."
         )
     return limits
 
