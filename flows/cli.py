@@ -98,7 +98,8 @@ def run(
     from storage.store import Store
 
     # Asked before Prefect's server is started, which takes longer than to see that there is nothing to do.
-    page = Plan.of(settings).finished_page(Store(settings.store))
+    plan = Plan.of(settings)
+    page = plan.finished_page(Store(settings.store)) if plan is not None else None
     if page is not None:
         output.print("Everything is there already: nothing to do.")
         _refresh(settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.settings import Settings
 from storage.faiss_index import has_index
 from storage.store import Recipe, Store
-from tasks.collect.steps import collect_recipe
+from tasks.collect.steps import collect_recipe, known_listings
 from tasks.encode.steps import embeddings_recipe, prompts_recipe
 from tasks.heads.steps import fit_recipe
 from tasks.report.steps import report_recipe
@@ -27,9 +27,12 @@ class Plan:
     report: Recipe
 
     @classmethod
-    def of(cls, settings: Settings) -> Plan:
-        """Work the recipes out, each from the fingerprints of the ones before."""
-        images = collect_recipe(settings.collect, settings.labels)
+    def of(cls, settings: Settings) -> Plan | None:
+        """Work the recipes out, each from the fingerprints of the ones before; None where a service must be asked."""
+        listings = known_listings(Store(settings.store).root, settings.collect)
+        if listings is None:
+            return None
+        images = collect_recipe(settings.collect, settings.labels, listings)
         embeddings = embeddings_recipe(settings.encode, images.fingerprint)
         prompts = prompts_recipe(settings.encode, images.fingerprint, settings.labels)
         splits = split_recipe(settings.split, images.fingerprint)

@@ -1,10 +1,12 @@
 """Convert Natural Earth admin-0 polygons (TopoJSON of npm's ``world-atlas``) to the GeoJSON that ships here.
 
 Run once: ``npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz`` and then
-``python scripts/convert_natural_earth.py package/countries-50m.json``.
+``python scripts/convert_natural_earth.py package/countries-50m.json`` and
+``python scripts/convert_natural_earth.py package/countries-110m.json --scale 110m``.
 
-Land outside the label set becomes one last feature without a label. Territories that CLIP's label set names and
-Natural Earth draws as parts of their sovereign state (French Guiana as a part of France, ...) become features of their own.
+Territories that CLIP's label set names and Natural Earth draws as parts of their sovereign state (French Guiana as a part
+of France, ...) become features of their own. At 1:50m there is one feature a label, and land outside the label set becomes
+one last feature without a label; at 1:110m every country of Natural Earth is a feature, with its name there.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tasks.labels.country211 import country_table
 
 Ring = list[tuple[float, float]]
 
-OUTPUT = Path(__file__).parent.parent / "tasks/collect/data/natural_earth_50m.geojson"
+OUTPUT = Path(__file__).parent.parent / "tasks/collect/data"
 
 # Missing from the source's ids, by its name.
 M49_BY_NAME = {"Kosovo": "412"}
@@ -100,50 +102,84 @@ def rounded_polygons(geometry: BaseGeometry) -> MultiPolygon:
     return MultiPolygon(list(polygons(make_valid(rounded))))
 
 
-def features(topology: dict[str, Any]) -> list[dict[str, Any]]:
+def country_parts(topology: dict[str, Any]) -> Iterator[tuple[str, str | None, list[BaseGeometry]]]:
+    """Name, M49 code and polygons of each country of the source, in its order."""
     arcs = decoded_arcs(topology)
-    shapes: dict[str, list[BaseGeometry]] = {}
     for item in topology["objects"]["countries"]["geometries"]:
-        m49 = M49_BY_NAME.get(item["properties"]["name"], item.get("id"))
-        parts = [item["arcs"]] if item["type"] == "Polygon" else item["arcs"]
-        for rings in parts:
+        name = item["properties"]["name"]
+        parts = []
+        for rings in [item["arcs"]] if item["type"] == "Polygon" else item["arcs"]:
             shell, *holes = [ring(indices, arcs) for indices in rings]
-            shapes.setdefault(m49, []).append(flat_polygon(shell, holes))
+            parts.append(flat_polygon(shell, holes))
+        yield name, M49_BY_NAME.get(name, item.get("id")), parts
+
+
+def without_detached(geometry: BaseGeometry, m49: str | None) -> BaseGeometry:
+    """A state without the territories that are features of their own."""
+    for state, other in DETACHED.values():
+        if state == m49:
+            geometry = geometry.difference(other)
+    return geometry.difference(DROPPED[m49]) if m49 in DROPPED else geometry
+
+
+def feature(properties: dict[str, str | None], geometry: BaseGeometry) -> dict[str, Any]:
+    return {"type": "Feature", "properties": properties, "geometry": mapping(rounded_polygons(geometry))}
+
+
+def label_features(topology: dict[str, Any]) -> list[dict[str, Any]]:
+    """One feature a label, in the label set's order, and one of all other land."""
+    shapes: dict[str | None, list[BaseGeometry]] = {}
+    for _, m49, parts in country_parts(topology):
+        shapes.setdefault(m49, []).extend(parts)
     found = []
     labelled = {country.m49 for country in country_table()}
     for country in country_table():
         owner, region = DETACHED.get(country.name, (country.m49, None))
         geometry = unary_union(shapes.get(owner, []))
-        if region is not None:
-            geometry = geometry.intersection(region)
-        else:
-            for state, other in DETACHED.values():
-                if state == country.m49:
-                    geometry = geometry.difference(other)
-            if country.m49 in DROPPED:
-                geometry = geometry.difference(DROPPED[country.m49])
+        geometry = without_detached(geometry, country.m49) if region is None else geometry.intersection(region)
         if geometry.is_empty:
             print("no polygon:", country.name)
             continue
-        found.append(
-            {"type": "Feature", "properties": {"label": country.name}, "geometry": mapping(rounded_polygons(geometry))}
-        )
+        found.append(feature({"label": country.name}, geometry))
     rest = unary_union([part for m49, parts in shapes.items() if m49 not in labelled for part in parts])
-    found.append({"type": "Feature", "properties": {"label": None}, "geometry": mapping(rounded_polygons(rest))})
+    found.append(feature({"label": None}, rest))
     return found
+
+
+def named_features(topology: dict[str, Any]) -> list[dict[str, Any]]:
+    """One feature a country of the source and one a detached territory, in the label set's order, the others last."""
+    labels = {country.m49: country.name for country in country_table()}
+    order = {country.name: index for index, country in enumerate(country_table())}
+    found = []
+    for name, m49, parts in country_parts(topology):
+        geometry = unary_union(parts)
+        found.append(feature({"name": name, "label": labels.get(m49)}, without_detached(geometry, m49)))
+        for label, (state, region) in DETACHED.items():
+            if state == m49 and geometry.intersects(region):
+                found.append(feature({"name": label, "label": label}, geometry.intersection(region)))
+
+    def place(item: dict[str, Any]) -> tuple[int, str]:
+        return order.get(item["properties"]["label"], len(order)), item["properties"]["name"]
+
+    return sorted(found, key=place)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("topojson", type=Path)
-    topology = json.loads(parser.parse_args().topojson.read_text())
+    parser.add_argument(
+        "--scale", choices=["50m", "110m"], default="50m", help="scale of the TopoJSON, 1:50m or 1:110m"
+    )
+    arguments = parser.parse_args()
+    topology = json.loads(arguments.topojson.read_text())
     collection = {
         "type": "FeatureCollection",
-        "attribution": "Made with Natural Earth (public domain), admin-0 countries 1:50m, version 4.1, via world-atlas 2.0.2 (ISC)",
-        "features": features(topology),
+        "attribution": f"Made with Natural Earth (public domain), admin-0 countries 1:{arguments.scale}, version 4.1, via world-atlas 2.0.2 (ISC)",
+        "features": label_features(topology) if arguments.scale == "50m" else named_features(topology),
     }
-    OUTPUT.write_text(json.dumps(collection, separators=(",", ":")) + "\n")
-    print(len(collection["features"]), "countries,", OUTPUT.stat().st_size, "bytes")
+    output = OUTPUT / f"natural_earth_{arguments.scale}.geojson"
+    output.write_text(json.dumps(collection, separators=(",", ":")) + "\n")
+    print(len(collection["features"]), "features,", output.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tasks.collect.countries import country_shapes
 from tasks.collect.earthmaps import MAX_OVERLAP, EarthmapsSettings, EarthmapsSource, overlap
 from tasks.collect.grid import CellGrid, demo_cells
 from tasks.collect.source import Item
+from tasks.collect.web import OFFLINE
 from tasks.collect.world_map import COARSEST_PX_PER_DEG, MAX_LATITUDE_DEG, WORLD_MAPS, WorldMap
 from tasks.encode.encoder import Encoder, Vectors, load_encoder
 from tasks.encode.weights import EncoderSettings
@@ -158,7 +159,7 @@ def jpegs_of(world_map: WorldMap, places: Places) -> list[bytes]:
     """The files that users get of these places."""
     source = EarthmapsSource(EarthmapsSettings(), world_map)
     return [
-        source.fetch(Item("", latitude=float(latitude), longitude=float(longitude)))
+        source.fetch(Item("", latitude=float(latitude), longitude=float(longitude)), OFFLINE)
         for latitude, longitude in zip(places.latitude, places.longitude, strict=True)
     ]
 

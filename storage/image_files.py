@@ -1,4 +1,4 @@
-"""Images, kept once by content: ``images/ab/abcd….jpg``."""
+"""Files of images, kept once by content: ``images/ab/abcd….jpg``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ def image_id(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def put_image(root: Path, data: bytes, suffix: str) -> tuple[str, str]:
+def put_image(root: Path, data: bytes, suffix: str, folder: str = "images") -> tuple[str, str]:
     """Keep an image; returns its id and its path relative to the store.
 
+    Parameters
+    ----------
+    suffix
+        Of the file's name, such as ``.jpg``.
+    folder
+        ``images``; ``originals`` for what an image of the store was cut from; ``quarantine`` for what is none.
+
+    Notes
+    -----
     Not flushed one by one: call `flush_images` before the table that names them is committed.
     """
     identity = image_id(data)
-    relative = f"images/{identity[:2]}/{identity}{suffix}"
+    relative = f"{folder}/{identity[:2]}/{identity}{suffix}"
     path = root / relative
     if not path.is_file() or path.stat().st_size != len(data):
         write_bytes(path, data, durable=False)

@@ -18,6 +18,20 @@ class RejectReason(StrEnum):
     UNREADABLE = "unreadable"
     BAD_METADATA = "bad_metadata"
     EXACT_DUPLICATE = "exact_duplicate"
+    DELETED_LABEL = "deleted_label"
+    UNSAFE_NAME = "unsafe_name"
+    # What services do.
+    UNREACHABLE = "unreachable"
+    NOT_FOUND = "not_found"
+    REFUSED_BY_SERVICE = "refused_by_service"
+    BAD_ANSWER = "bad_answer"
+    WRONG_CHECKSUM = "wrong_checksum"
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    # What aerial scenes may be.
+    OUTSIDE_COUNTRY = "outside_country"
+    OUT_OF_SCALE = "out_of_scale"
+    LITTLE_CONTENT = "little_content"
+    NOT_CHOSEN = "not_chosen"
 
 
 class Part(StrEnum):
@@ -51,6 +65,27 @@ IMAGES = pa.schema(
         _field("url", pa.string(), nullable=True),
         _field("checksum", pa.string(), nullable=True, description="as the source gave it"),
         _field("planted_copy_of", pa.string(), nullable=True, description="image_id of the original, for tests only"),
+        _field("metadata", pa.string(), nullable=True, description="what else the source knows of it, a JSON object"),
+    ]
+)
+
+# What a source lists, before anything is fetched.
+LISTING = pa.schema(
+    [
+        _field("path", pa.string()),
+        _field("label", pa.string(), nullable=True),
+        _field("latitude", pa.float64(), nullable=True, unit="degree"),
+        _field("longitude", pa.float64(), nullable=True, unit="degree"),
+        _field("captured_at", pa.timestamp("us", tz="UTC"), nullable=True),
+        _field("licence", pa.string(), nullable=True),
+        _field("attribution", pa.string(), nullable=True),
+        _field("url", pa.string(), nullable=True),
+        _field("checksum", pa.string(), nullable=True),
+        _field("bytes", pa.int64(), nullable=True, unit="byte", description="as the source says"),
+        _field("planted_copy_of", pa.string(), nullable=True),
+        _field("metadata", pa.string(), nullable=True),
+        _field("problem", pa.string(), nullable=True, description="why it is refused without being fetched"),
+        _field("reason", pa.string(), description="a RejectReason, of the problem"),
     ]
 )
 

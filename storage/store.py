@@ -252,9 +252,9 @@ class Store:
         return TableVersion(table, path.parent, manifest)
 
 
-def write_parquet(path: Path, rows: pa.Table) -> None:
+def write_parquet(path: Path, rows: pa.Table, *, exclusive: bool = False) -> None:
     """Write a Parquet file that is there wholly or not at all. The same rows give the same bytes."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, exclusive=exclusive) as temporary:
         pq.write_table(
             rows,
             temporary,

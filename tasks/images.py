@@ -26,11 +26,10 @@ class ImageError(Exception):
         self.detail = detail
 
 
-def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.Image, str]:
-    """Decode a picture wholly.
+def decode(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.Image, str]:
+    """Decode a picture wholly, in the mode that it has.
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit greys are scaled to 8, CMYK and palettes become RGB,
-    and of an animation the first frame is taken.
+    EXIF rotation is applied, and of an animation the first frame is taken.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.I
     Returns
     -------
     image, suffix
-        RGB image and the usual file suffix of its format, such as ``.jpg``.
+        Image and the usual file suffix of its format, such as ``.jpg``.
 
     Raises
     ------
@@ -67,11 +66,23 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.I
         suffix = SUFFIXES[image.format or "JPEG"]
         try:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image)), suffix
+            return ImageOps.exif_transpose(image), suffix
         except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
             truncated = "truncated" in str(error) or "EOF" in str(error) or isinstance(error, EOFError)
             reason = RejectReason.TRUNCATED if truncated else RejectReason.UNREADABLE
             raise ImageError(reason, str(error)) from None
+
+
+def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.Image, str]:
+    """Decode a picture as `decode` does, into RGB.
+
+    Transparency is laid on white, 16-bit greys are scaled to 8, CMYK and palettes become RGB.
+    """
+    image, suffix = decode(data, max_pixels)
+    try:
+        return _to_rgb(image), suffix
+    except (OSError, ValueError) as error:
+        raise ImageError(RejectReason.UNREADABLE, str(error)) from None
 
 
 def open_rgb(path: Path) -> Image.Image:

@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
+from loopback import Loopback
 from PIL import Image
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
@@ -53,3 +54,17 @@ def write_photos(
 def photos(tmp_path: Path) -> Path:
     """Three labels with eight good pictures each."""
     return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def loopback() -> Iterator[Loopback]:
+    """A server on this machine that answers what a test says."""
+    server = Loopback()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where a store may be made."""
+    return tmp_path / "store"

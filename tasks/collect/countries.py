@@ -1,4 +1,4 @@
-"""Country polygons (Natural Earth admin-0, 1:50m) and points sampled inside them."""
+"""Country polygons (Natural Earth admin-0, 1:50m and 1:110m) and points sampled inside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 from shapely.geometry import MultiPolygon, Polygon, shape
 
 Floats = npt.NDArray[np.float64]
+Scale = Literal["50m", "110m"]
 
 _EARTH_RADIUS_KM = 6371.0088
 
@@ -26,19 +28,45 @@ class CountryShape:
     geometry: MultiPolygon
 
 
-@cache
-def country_shapes() -> tuple[CountryShape, ...]:
-    """Every country of the label set that Natural Earth draws (210 of 211: Gibraltar is too small)."""
-    return tuple(CountryShape(label, geometry) for label, geometry in _features() if label is not None)
+@dataclass(frozen=True)
+class NaturalEarthShape:
+    """A country under Natural Earth's name, with its label where the label set has one; polygons in degrees."""
+
+    name: str
+    label: str | None
+    geometry: MultiPolygon
 
 
 @cache
-def _features() -> tuple[tuple[str | None, MultiPolygon], ...]:
-    """Label (None: land outside the label set) and polygons."""
-    text = files("tasks.collect").joinpath("data/natural_earth_50m.geojson").read_text(encoding="utf-8")
+def country_shapes(scale: Scale = "50m") -> tuple[CountryShape, ...]:
+    """Every country of the label set that Natural Earth draws, in the label set's order.
+
+    At 1:50m these are 210 of 211 (Gibraltar is too small); at 1:110m the small islands and states are missing.
+    """
+    return tuple(CountryShape(label, geometry) for label, geometry in _features(scale) if label is not None)
+
+
+@cache
+def natural_earth_shapes() -> tuple[NaturalEarthShape, ...]:
+    """The whole 1:110m map: 177 countries, and the territories cut out of two of them (French Guiana, Svalbard)."""
     return tuple(
-        (feature["properties"]["label"], shape(feature["geometry"])) for feature in json.loads(text)["features"]
+        NaturalEarthShape(feature["properties"]["name"], feature["properties"]["label"], shape(feature["geometry"]))
+        for feature in _geojson("110m")["features"]
     )
+
+
+@cache
+def _features(scale: Scale) -> tuple[tuple[str | None, MultiPolygon], ...]:
+    """Label (None: land outside the label set) and polygons."""
+    return tuple(
+        (feature["properties"]["label"], shape(feature["geometry"])) for feature in _geojson(scale)["features"]
+    )
+
+
+def _geojson(scale: Scale) -> dict[str, Any]:
+    text = files("tasks.collect").joinpath(f"data/natural_earth_{scale}.geojson").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def area_km2(geometry: MultiPolygon | Polygon) -> float:
@@ -117,7 +145,7 @@ def land_mask() -> LandMask:
     px_per_deg = 10.0
     image = Image.new("1", (3600, 1800))
     draw = ImageDraw.Draw(image)
-    for _, geometry in _features():
+    for _, geometry in _features("50m"):
         for part in geometry.geoms:
             points = shapely.get_coordinates(part.exterior)
             pixels = np.column_stack([(points[:, 0] + 180) * px_per_deg, (90 - points[:, 1]) * px_per_deg])

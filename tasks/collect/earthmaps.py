@@ -21,9 +21,9 @@ from pydantic import Field
 from storage.image_files import image_id
 from tasks.collect.countries import area_km2, country_shapes, land_mask, sample_points
 from tasks.collect.grid import demo_cells
-from tasks.collect.source import Item
+from tasks.collect.source import CollectionSettings, Item
+from tasks.collect.web import Web
 from tasks.collect.world_map import MAX_LATITUDE_DEG, WORLD_MAPS, WorldMap, cut_patch, load_pixels
-from tasks.settings import Section
 
 Floats = npt.NDArray[np.float64]
 MapName = Literal["satellite", "relief", "elevation"]
@@ -37,8 +37,8 @@ _FLOOR = 0.6
 _JPEG_QUALITY = 92
 
 
-class EarthmapsSettings(Section):
-    """Settings of the source `earthmaps`."""
+class EarthmapsSettings(CollectionSettings):
+    """Settings of the source `earthmaps`. With a `name`, the collections are called ``<name>-<map>``."""
 
     kind: Literal["earthmaps"] = "earthmaps"
     maps: tuple[MapName, ...] = Field(("satellite", "relief", "elevation"), min_length=1)
@@ -76,13 +76,13 @@ class EarthmapsSource:
     def __init__(self, settings: EarthmapsSettings, world_map: WorldMap) -> None:
         self.settings = settings
         self.world_map = world_map
-        self.name = world_map.source
+        self.name = f"{settings.name}-{world_map.source}" if settings.name else world_map.source
 
     def identity(self) -> str:
         """The settings say everything: the maps are files of a pinned package."""
-        return self.settings.model_dump_json(exclude={"maps"})
+        return self.settings.model_dump_json(exclude={"maps", *CollectionSettings.model_fields})
 
-    def items(self) -> Iterator[Item]:
+    def items(self, web: Web) -> Iterator[Item]:  # noqa: ARG002
         known: dict[str, Any] = {"licence": self.world_map.licence, "attribution": self.world_map.attribution}
         chosen = places(self.settings)
         for place in chosen:
@@ -92,7 +92,7 @@ class EarthmapsSource:
             place = copy.original
             yield Item(copy.path, place.label, place.latitude, place.longitude, planted_copy_of=original, **known)
 
-    def fetch(self, item: Item) -> bytes:
+    def fetch(self, item: Item, web: Web) -> bytes:  # noqa: ARG002
         if item.planted_copy_of is not None:
             return self._edited(self._copies[item.path])
         return self._jpeg(Place(item.label or "", item.latitude or 0.0, item.longitude or 0.0))

@@ -20,22 +20,20 @@ import polars as pl
 from pydantic import Field
 
 from storage.errors import PlaceprintError
-from tasks.collect.source import Item
-from tasks.settings import Section
+from tasks.collect.listing import printable
+from tasks.collect.source import CollectionSettings, Item
+from tasks.collect.web import Web
 
 TEXT_COLUMNS = ("label", "licence", "attribution", "url", "checksum")
 COLUMNS = ("path", "latitude", "longitude", "captured_at", *TEXT_COLUMNS)
 
 
-class FolderSettings(Section):
+class FolderSettings(CollectionSettings):
     """Settings of the source `folder`."""
 
     kind: Literal["folder"] = "folder"
     path: Path = Field(description="the folder")
-    name: str | None = Field(None, description="name of the collection; the folder's own name by default", min_length=1)
     metadata: Path | None = Field(None, description="CSV or Parquet with a column `path`, relative to the folder")
-    licence: str | None = Field(None, description="licence of images whose metadata give none")
-    attribution: str | None = Field(None, description="attribution of images whose metadata give none")
 
     def sources(self) -> list[FolderSource]:
         """The one collection that this section describes."""
@@ -60,7 +58,7 @@ class FolderSource:
             digest.update(self._metadata_path(self.settings.metadata).read_bytes())
         return digest.hexdigest()
 
-    def items(self) -> Iterator[Item]:
+    def items(self, web: Web) -> Iterator[Item]:  # noqa: ARG002
         rows = self._metadata_rows
         files = set(self._files)
         for path in self._files:
@@ -69,7 +67,7 @@ class FolderSource:
         for path in sorted(set(rows) - files):
             yield Item(path=path, problem="named in the metadata, but there is no such file")
 
-    def fetch(self, item: Item) -> bytes:
+    def fetch(self, item: Item, web: Web) -> bytes:  # noqa: ARG002
         path = self.root / item.path
         if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
             raise OSError("a link that leads out of the folder")
@@ -130,14 +128,11 @@ class FolderSource:
     def _item(self, path: str, folder_label: str | None, row: dict[str, Any]) -> Item:
         text = {name: str(row[name]) if row.get(name) not in (None, "") else None for name in TEXT_COLUMNS}
         if not path.isprintable():
-            printable = path.encode(errors="surrogateescape").decode(errors="backslashreplace").encode("unicode_escape")
-            return Item(path=printable.decode(), problem="the file name holds control characters or is not UTF-8")
+            return Item(path=printable(path), problem="the file name holds control characters or is not UTF-8")
         common: dict[str, Any] = {
             "path": path,
             **text,
             "label": text["label"] or folder_label,
-            "licence": text["licence"] or self.settings.licence,
-            "attribution": text["attribution"] or self.settings.attribution,
         }
         try:
             return Item(

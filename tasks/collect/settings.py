@@ -14,9 +14,12 @@ class CollectSettings(Section):
     """Which collections, and what is refused."""
 
     sources: tuple[SourceSettings, ...] = Field((EarthmapsSettings(),), min_length=1)
-    shard_size: int = Field(500, ge=1, description="images a task")
+    shard_size: int = Field(500, ge=1, description="images a task, at most")
     max_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="larger images are rejected")
     max_bytes: int = Field(200_000_000, ge=1, description="larger files are rejected")
+    refresh: bool = Field(False, description="ask services again what they have, in place of the listing that is kept")
+    retries: int = Field(2, ge=0, description="of a task in which something was unreachable")
+    retry_delay_s: float = Field(10.0, ge=0, description="before the first of these retries; doubles, with jitter")
 
     @field_validator("sources")
     @classmethod

@@ -8,9 +8,15 @@ from pydantic import Field
 
 from tasks.collect.earthmaps import EarthmapsSettings
 from tasks.collect.folder import FolderSettings
+from tasks.collect.kaggle import KaggleSettings
+from tasks.collect.openaerialmap import OpenAerialMapSettings
+from tasks.collect.osf import OsfSettings
 from tasks.collect.source import Source
 
-SourceSettings = Annotated[EarthmapsSettings | FolderSettings, Field(discriminator="kind")]
+SourceSettings = Annotated[
+    EarthmapsSettings | FolderSettings | KaggleSettings | OpenAerialMapSettings | OsfSettings,
+    Field(discriminator="kind"),
+]
 
 
 def open_sources(sections: tuple[SourceSettings, ...]) -> list[Source]:

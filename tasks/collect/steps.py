@@ -5,81 +5,222 @@ Every item that a source lists ends in exactly one of the two tables.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import shutil
 from collections import Counter
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import Task
 
 from storage.errors import PlaceprintError, StoreError
 from storage.image_files import flush_images, put_image
 from storage.schemas import IMAGES, REJECTS, RejectReason
 from storage.store import Recipe, Store, TableVersion, write_parquet
+from tasks.collect.checksum import check
+from tasks.collect.content import content_mask, content_rectangle, content_share, crop
+from tasks.collect.label_edits import edited, load_label_edits, spellings
+from tasks.collect.listing import Listings, listing_digest, read_listing, write_listing
+from tasks.collect.service import FetchError, ServiceSettings
 from tasks.collect.settings import CollectSettings
-from tasks.collect.source import Item, Source
+from tasks.collect.source import CollectionSettings, Item, Source
 from tasks.collect.sources import open_sources
-from tasks.images import ImageError, decode_rgb
+from tasks.collect.turns import shared_turn
+from tasks.collect.web import OFFLINE, Web
+from tasks.images import ImageError, decode
 from tasks.labels.label_set import FROM_DATA, load_label_set
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
-def collect_recipe(settings: CollectSettings, labels: str) -> Recipe:
-    """What makes the images: settings, and what the sources hold now."""
+class UnreachableError(PlaceprintError):
+    """A service did not answer; asking later may help, so the task is tried again."""
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """What became of the items of a shard."""
+
+    kept: int
+    rejected: int
+    unreachable: tuple[str, ...]
+
+
+def known_listings(root: Path, settings: CollectSettings) -> dict[str, Path] | None:
+    """The listing of each service, if all are there and need not be made again; else None."""
+    found = {}
+    for source in open_sources(settings.sources):
+        if isinstance(source.settings, ServiceSettings):
+            listing = None if settings.refresh else Listings(root, source).latest()
+            if listing is None:
+                return None
+            found[source.name] = listing
+    return found
+
+
+def collect_recipe(
+    settings: CollectSettings, labels: str, listings: Mapping[str, Path], unreachable: Sequence[str] = ()
+) -> Recipe:
+    """What makes the images: settings, what the sources hold now, and what could not be had of it.
+
+    Parameters
+    ----------
+    listings
+        The listing of each service, by collection.
+    unreachable
+        ``collection/path`` of what did not come: while some is missing, the tables are another version than when all
+        has come.
+    """
     sources = open_sources(settings.sources)
+    inputs = {source.name: source.identity() for source in sources}
+    inputs |= {f"{name}/listing": listing_digest(path) for name, path in listings.items()}
+    if unreachable:
+        text = json.dumps(sorted(unreachable))
+        inputs["unreachable"] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Recipe(
         step="collect",
         step_version=STEP_VERSION,
-        settings={"max_pixels": settings.max_pixels, "max_bytes": settings.max_bytes, "labels": labels},
-        inputs={source.name: source.identity() for source in sources},
+        settings={
+            "max_pixels": settings.max_pixels,
+            "max_bytes": settings.max_bytes,
+            "labels": labels,
+            "collections": {source.name: _what_matters(source.settings) for source in sources},
+        },
+        inputs=inputs,
     )
 
 
-@lru_cache(maxsize=8)
-def listed(settings: CollectSettings, source_name: str) -> tuple[Item, ...]:
-    """The items of one source; kept for the shards of the same run."""
-    return tuple(_source(settings, source_name).items())
+def _what_matters(settings: CollectionSettings) -> dict[str, Any]:
+    """The settings of any collection that change its rows."""
+    return {
+        "label_edits": load_label_edits(settings.label_edits).model_dump(mode="json"),
+        "min_content_share": settings.min_content_share,
+        "crop_to_content": settings.crop_to_content,
+        "licence": settings.licence,
+        "attribution": settings.attribution,
+        "suffixes": settings.suffixes if isinstance(settings, ServiceSettings) else (),
+    }
 
 
-@task(name="list-source", task_run_name="list {source_name}", cache_policy=NO_CACHE)
-def list_source(settings: CollectSettings, source_name: str, labels: str) -> int:
-    """List a source and check its labels before anything is fetched; returns how many items it has."""
-    items = listed(settings, source_name)
-    found = {item.label for item in items if item.label is not None}
+def _may_be_mended(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), UnreachableError)
+
+
+@task(name="list-source", task_run_name="list {source_name}", cache_policy=NO_CACHE, retry_condition_fn=_may_be_mended)
+def list_source(root: Path, settings: CollectSettings, work: Path, source_name: str, labels: str) -> Path:
+    """List a source and check its labels before anything is fetched; returns the file that holds the items."""
+    source = _source(settings, source_name)
+    if isinstance(source.settings, ServiceSettings):
+        path = _list_service(Listings(root, source), source, settings)
+    else:
+        path = work / f"{hashlib.blake2b(source_name.encode(), digest_size=6).hexdigest()}.items.parquet"
+        write_listing(path, source.items(OFFLINE))
+    items = listed(settings, source_name, labels, path)
+    found = {item.label for item in items if item.label is not None and item.problem is None}
     if labels != FROM_DATA:
         load_label_set(labels, found).check(found, labels)
-    return len(items)
+    return path
 
 
-@task(name="collect-shard", task_run_name="collect {source_name} {start}-{stop}", cache_policy=NO_CACHE)
+def _list_service(listings: Listings, source: Source, settings: CollectSettings) -> Path:
+    latest = listings.latest()
+    if latest is not None and not settings.refresh:
+        return latest
+    path = listings.next()
+    web = _web(source, path, settings)
+    try:
+        # In an order of our own: a service may give the same things in another.
+        items = sorted(source.items(web), key=lambda item: (item.path, item.url or "", item.checksum or ""))
+        write_listing(path, items, exclusive=True)
+    except FetchError as error:
+        if error.reason is not RejectReason.UNREACHABLE:
+            raise PlaceprintError(f"collect: {source.name} cannot be listed: {error.detail}") from error
+        raise UnreachableError(
+            f"collect: {source.name} cannot be listed: {error.detail}; what it answered is kept: run again to go on"
+        ) from error
+    return path
+
+
+def listed(settings: CollectSettings, source_name: str, labels: str, listing: Path) -> list[Item]:
+    """The items of a listing as the settings want them: no other files than images, and labels edited."""
+    section = _source(settings, source_name).settings
+    suffixes = section.suffixes if isinstance(section, ServiceSettings) else ("",)
+    edits = load_label_edits(section.label_edits)
+    names = spellings(load_label_set(labels, ()).names) if labels != FROM_DATA else {}
+    return [edited(_refused_by_name(item, suffixes), edits, names) for item in read_listing(listing)]
+
+
+def _refused_by_name(item: Item, suffixes: tuple[str, ...]) -> Item:
+    if item.problem is not None or item.path.lower().endswith(suffixes):
+        return item
+    return replace(item, problem="not an image, by its name", reason=RejectReason.NOT_AN_IMAGE)
+
+
+@task(
+    name="collect-shard",
+    task_run_name="collect {source_name} {title}",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=_may_be_mended,
+)
 def collect_shard(
-    root: Path, settings: CollectSettings, work: Path, source_name: str, start: int, stop: int
-) -> dict[str, int]:
-    """Fetch and check items `start` to `stop` of a source; rows go to this run's work folder. Returns the counts."""
+    root: Path,
+    settings: CollectSettings,
+    work: Path,
+    source_name: str,
+    labels: str,
+    listing: Path,
+    start: int,
+    stop: int,
+    title: str,  # noqa: ARG001  (of the task run)
+) -> ShardCounts:
+    """Fetch and check items `start` to `stop` of a listing; rows go to this run's work folder.
+
+    Raises
+    ------
+    UnreachableError
+        When a file did not come and the task may be tried again. What came is kept, and not asked for twice.
+    """
     store = Store(root)
     source = _source(settings, source_name)
-    images, rejects = [], []
-    for item in listed(settings, source_name)[start:stop]:
-        try:
-            images.append(_keep(store, settings, source, item))
-        except ImageError as error:
-            rejects.append(
-                {"source": source_name, "path": item.path, "reason": error.reason.value, "detail": error.detail}
-            )
-    stem = work / f"{source_name}-{start:09d}"
+    keeper = _Keeper(store, settings, source, listing)
+    items = listed(settings, source_name, labels, listing)[start:stop]
+    with ThreadPoolExecutor(keeper.connections) as pool:
+        outcomes = list(pool.map(keeper.row_or_error, items))
+    images = [each for each in outcomes if not isinstance(each, ImageError)]
+    errors = [(item, each) for item, each in zip(items, outcomes, strict=True) if isinstance(each, ImageError)]
+    missing = [(item, error) for item, error in errors if error.reason is RejectReason.UNREACHABLE]
+    if missing and not _is_last_attempt(settings.retries):
+        raise UnreachableError(
+            f"collect: {source_name}: {len(missing)} of {len(items)} did not come, such as {missing[0][1].detail}"
+        )
+    rejects = [
+        {"source": source_name, "path": item.path, "reason": error.reason.value, "detail": error.detail}
+        for item, error in errors
+    ]
+    # Named by its place in the settings: a collection's name may be anything.
+    number = [each.name for each in open_sources(settings.sources)].index(source_name)
+    stem = work / f"{number:03d}-{start:09d}"
     write_parquet(stem.with_suffix(".images.parquet"), pa.Table.from_pylist(images, IMAGES))
     write_parquet(stem.with_suffix(".rejects.parquet"), pa.Table.from_pylist(rejects, REJECTS))
-    return {"kept": len(images), "rejected": len(rejects)}
+    return ShardCounts(len(images), len(rejects), tuple(f"{source_name}/{item.path}" for item, _ in missing))
 
 
 @task(name="commit-images", cache_policy=NO_CACHE)
-def commit_images(root: Path, recipe: Recipe, work: Path, n_listed: int) -> dict[str, int]:
+def commit_images(
+    root: Path, recipe: Recipe, work: Path, n_listed: int, n_unreachable: int, listings: Mapping[str, Path]
+) -> dict[str, int]:
     """Join the shards, keep byte-identical files of a source once, and commit both tables.
 
     Raises
@@ -104,6 +245,7 @@ def commit_images(root: Path, recipe: Recipe, work: Path, n_listed: int) -> dict
         "kept": images.num_rows,
         "rejected": n_rejected,
         "exact_duplicates": duplicates.num_rows,
+        "unreachable": n_unreachable,
     }
     if n_listed != images.num_rows + rejects.num_rows:
         raise StoreError(f"collect: {n_listed} inputs, but {images.num_rows} kept and {rejects.num_rows} rejected")
@@ -114,10 +256,15 @@ def commit_images(root: Path, recipe: Recipe, work: Path, n_listed: int) -> dict
             + ", ".join(f"{n} {reason}" for reason, n in reasons)
         )
     flush_images()
+    notes = {"listings": {name: str(path.relative_to(store.root)) for name, path in listings.items()}}
     for table, rows in (("rejects", rejects), ("images", images)):
         rows = rows.sort_by([("source", "ascending"), ("path", "ascending")])
-        store.commit(table, recipe, [store.write_shard(table, recipe.fingerprint, 0, rows)], counts=counts)
+        shard = store.write_shard(table, recipe.fingerprint, 0, rows)
+        store.commit(table, recipe, [shard], counts=counts, notes=notes)
     shutil.rmtree(work, ignore_errors=True)
+    if not n_unreachable:
+        for path in listings.values():
+            shutil.rmtree(path.parent / "downloads", ignore_errors=True)
     return counts
 
 
@@ -134,29 +281,126 @@ def _source(settings: CollectSettings, name: str) -> Source:
     return next(source for source in open_sources(settings.sources) if source.name == name)
 
 
-def _keep(store: Store, settings: CollectSettings, source: Source, item: Item) -> dict[str, Any]:
-    """Fetch one item, check it, store it; its row of ``images``."""
-    if item.problem is not None:
-        raise ImageError(RejectReason.BAD_METADATA, item.problem)
-    try:
-        data = source.fetch(item)
-    except OSError as error:
-        raise ImageError(RejectReason.UNREADABLE, error.strerror or str(error)) from None
-    if len(data) > settings.max_bytes:
-        raise ImageError(RejectReason.TOO_MANY_BYTES, f"{len(data)} bytes, allowed are {settings.max_bytes}")
-    image, suffix = decode_rgb(data, settings.max_pixels)
-    identity, file = put_image(store.root, data, suffix)
-    known = asdict(item)
-    del known["problem"]
-    return {
-        **known,
-        "image_id": identity,
-        "source": source.name,
-        "file": file,
-        "width": image.width,
-        "height": image.height,
-        "bytes": len(data),
-    }
+def _web(source: Source, listing: Path, settings: CollectSettings) -> Web:
+    if not isinstance(source.settings, ServiceSettings):
+        return OFFLINE
+    turn = shared_turn(source.settings.requests_per_second)
+    return Web(source.settings, listing.parent, max_bytes=settings.max_bytes, turn=turn)
+
+
+def _is_last_attempt(retries: int) -> bool:
+    context = TaskRunContext.get()
+    return context is None or context.task_run.run_count > retries
+
+
+class _Keeper:
+    """Fetches, checks and stores the items of one collection, one at a time and from any thread."""
+
+    def __init__(self, store: Store, settings: CollectSettings, source: Source, listing: Path) -> None:
+        self.store = store
+        self.settings = settings
+        self.source = source
+        self.web = _web(source, listing, settings)
+        service = source.settings if isinstance(source.settings, ServiceSettings) else None
+        self.connections = service.connections if service is not None else 1
+        self._fetched = Listings(store.root, source).fetched if service is not None else None
+
+    def row_or_error(self, item: Item) -> dict[str, Any] | ImageError:
+        """The row of ``images`` of one item, or why it has none."""
+        try:
+            if item.problem is not None:
+                raise ImageError(item.reason, item.problem)
+            return self._row(item, self._data(item))
+        except ImageError as error:
+            return error
+
+    def _data(self, item: Item) -> bytes:
+        limit = self.settings.max_bytes
+        if item.bytes is not None and item.bytes > limit:
+            raise ImageError(RejectReason.TOO_MANY_BYTES, f"{item.bytes} bytes, allowed are {limit}")
+        if self._fetched is not None and (data := self._fetched.data(self.store.root, item)) is not None:
+            return data
+        try:
+            data = self._fetch(item)
+        except OSError as error:
+            raise ImageError(RejectReason.UNREADABLE, error.strerror or str(error)) from None
+        if len(data) > limit:
+            raise ImageError(RejectReason.TOO_MANY_BYTES, f"{len(data)} bytes, allowed are {limit}")
+        return data
+
+    def _fetch(self, item: Item) -> bytes:
+        """The bytes of an item, with the checksum that was promised; a service is asked a second time for others."""
+        data = self.source.fetch(item, self.web)
+        if self._fetched is not None and check(item, data) is not None:
+            data = self.source.fetch(item, self.web)
+        problem = check(item, data)
+        if problem is not None:
+            raise ImageError(RejectReason.WRONG_CHECKSUM, problem + self._quarantined(data))
+        return data
+
+    def _row(self, item: Item, data: bytes) -> dict[str, Any]:
+        try:
+            image, suffix = decode(data, self.settings.max_pixels)
+            rectangle = _content(image, self.source.settings)
+        except ImageError as error:
+            raise ImageError(error.reason, error.detail + self._quarantined(data, item)) from None
+        metadata = item.metadata
+        if rectangle is None or rectangle == (0, 0, *image.size):
+            identity, file = put_image(self.store.root, data, suffix)
+            fetched = file
+        else:
+            _, fetched = put_image(self.store.root, data, suffix, "originals")
+            image = crop(image, rectangle)
+            data = _png(image)
+            identity, file = put_image(self.store.root, data, ".png")
+            metadata = json.dumps({**json.loads(metadata or "{}"), "original": fetched, "crop_px": rectangle})
+        if self._fetched is not None:
+            self._fetched.add(item, fetched)
+        known = asdict(item)
+        del known["problem"], known["reason"]
+        return {
+            **known,
+            "image_id": identity,
+            "source": self.source.name,
+            "file": file,
+            "width": image.width,
+            "height": image.height,
+            "bytes": len(data),
+            "licence": item.licence or self.source.settings.licence,
+            "attribution": item.attribution or self.source.settings.attribution,
+            "metadata": metadata,
+        }
+
+    def _quarantined(self, data: bytes, item: Item | None = None) -> str:
+        """Keep what a service sent in place of a usable image, for a person to look at; says where it lies."""
+        if self._fetched is None or not data:
+            return ""
+        _, file = put_image(self.store.root, data, ".bin", "quarantine")
+        if item is not None:
+            self._fetched.add(item, file)
+        return f" (kept as {file})"
+
+
+def _content(image: Image.Image, settings: CollectionSettings) -> tuple[int, int, int, int] | None:
+    """Refuse an image with too little content; the rectangle (x, y, width, height) to crop it to, if it is to be."""
+    if settings.min_content_share == 0 and not settings.crop_to_content:
+        return None
+    mask = content_mask(image)
+    share = content_share(mask)
+    if share < settings.min_content_share:
+        raise ImageError(
+            RejectReason.LITTLE_CONTENT, f"{share:.0%} content, wanted are {settings.min_content_share:.0%}"
+        )
+    rectangle = content_rectangle(mask) if settings.crop_to_content else None
+    if settings.crop_to_content and rectangle is None:
+        raise ImageError(RejectReason.LITTLE_CONTENT, "no full rectangle inside the borders")
+    return rectangle
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _without_exact_duplicates(images: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from storage.errors import PlaceprintError
+from tasks.encode.overlays import Rectangle, blank
 from tasks.encode.weights import EncoderSettings, Weights, find_weights
 from tasks.images import open_rgb
 
@@ -55,13 +56,19 @@ class Encoder:
         self.device = device
         self.encoder_id = weights.encoder_id
 
-    def encode_images(self, paths: Sequence[Path], batch_size: int) -> Vectors:
-        """Image embeddings in the order of `paths`, (n, d) float32, L2-normalised."""
+    def encode_images(
+        self, paths: Sequence[Path], batch_size: int, overlays: Sequence[Sequence[Rectangle]] | None = None
+    ) -> Vectors:
+        """Image embeddings in the order of `paths`, (n, d) float32, L2-normalised.
+
+        `overlays` holds for each path the parts that are blanked before anything else is done; None blanks nothing.
+        """
+        images = list(zip(paths, [()] * len(paths) if overlays is None else overlays, strict=True))
         with ThreadPoolExecutor() as pool:
             return np.concatenate(
                 [
-                    self._image_vectors(torch.stack(list(pool.map(self._pixels, paths[start : start + batch_size]))))
-                    for start in range(0, len(paths), batch_size)
+                    self._image_vectors(torch.stack(list(pool.map(self._pixels, images[start : start + batch_size]))))
+                    for start in range(0, len(images), batch_size)
                 ]
             )
 
@@ -76,8 +83,10 @@ class Encoder:
         ]
         return _normalised(torch.cat(vectors))
 
-    def _pixels(self, path: Path) -> Tensor:
-        return self._preprocess(open_rgb(path))
+    def _pixels(self, path_and_overlay: tuple[Path, Sequence[Rectangle]]) -> Tensor:
+        path, overlay = path_and_overlay
+        image = open_rgb(path)
+        return self._preprocess(blank(image, overlay) if overlay else image)
 
     @torch.inference_mode()
     def _image_vectors(self, pixels: Tensor) -> Vectors:

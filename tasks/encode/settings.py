@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from tasks.encode.overlays import Overlay
 from tasks.encode.weights import EncoderSettings
 from tasks.settings import Section
 
@@ -23,6 +24,11 @@ class EncodeSettings(Section):
         ("{country}", "This image shows the country {country}"),
         min_length=1,
         description="prompts of each class; {label} and {country} stand for its name",
+    )
+    overlays: dict[str, Overlay] = Field(
+        {},
+        description="by collection, what is blanked in its images: the preset geoguessr, or a list of "
+        "[left, top, right, bottom] in shares of width and height",
     )
 
     @field_validator("templates")

@@ -10,9 +10,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage import schemas
-from storage.errors import StoreError
+from storage.errors import PlaceprintError, StoreError
 from storage.faiss_index import build_index
-from storage.store import Recipe, Shard, Store
+from storage.store import Recipe, Shard, Store, TableVersion
 from storage.vectors import Vectors, vector_column
 from tasks.collect.steps import unique_images
 from tasks.encode.settings import EncodeSettings, fill
@@ -23,11 +23,21 @@ STEP_VERSION = 1
 
 
 def embeddings_recipe(settings: EncodeSettings, images: str) -> Recipe:
-    """What makes the embeddings: the weights, the stored type, the images. Batch size and device are not in it."""
+    """What makes the embeddings: the weights, the stored type, the images, what is blanked in them.
+
+    Batch size and device are not in it. A preset is in it with its numbers.
+    """
+    overlays = {
+        collection: [list(rectangle) for rectangle in overlay] for collection, overlay in settings.overlays.items()
+    }
     return Recipe(
         step="encode",
         step_version=STEP_VERSION,
-        settings={"dtype": settings.dtype, "shard_size": settings.shard_size},
+        settings={
+            "dtype": settings.dtype,
+            "shard_size": settings.shard_size,
+            **({"overlays": overlays} if overlays else {}),
+        },
         inputs={"images": images, "encoder": find_weights(settings.encoder).encoder_id},
     )
 
@@ -48,11 +58,12 @@ def encode_shard(root: Path, settings: EncodeSettings, recipe: Recipe, start: in
     from tasks.encode.encoder import load_encoder
 
     store = Store(root)
-    rows = unique_images(store.version("images", recipe.inputs["images"]), ["image_id", "file"]).slice(
-        start, stop - start
-    )
+    images = store.version("images", recipe.inputs["images"])
+    _check_overlays(settings, images)
+    rows = unique_images(images, ["image_id", "file", "source"]).slice(start, stop - start)
     paths = [store.root / file for file in rows["file"].to_pylist()]
-    vectors = load_encoder(settings.encoder).encode_images(paths, settings.batch_size)
+    overlays = [settings.overlays.get(source, ()) for source in rows["source"].to_pylist()]
+    vectors = load_encoder(settings.encoder).encode_images(paths, settings.batch_size, overlays)
     _check_vectors(vectors, rows.num_rows)
     table = pa.table(
         [rows["image_id"].combine_chunks(), vector_column(vectors, settings.dtype)],
@@ -104,6 +115,17 @@ def encode_prompts(root: Path, settings: EncodeSettings, recipe: Recipe) -> int:
     notes = {"encoder": recipe.inputs["encoder"]}
     store.commit("prompts", recipe, [store.write_shard("prompts", recipe.fingerprint, 0, table)], notes=notes)
     return len(texts)
+
+
+def _check_overlays(settings: EncodeSettings, images: TableVersion) -> None:
+    if not settings.overlays:
+        return
+    collections = set(images.read(["source"])["source"].to_pylist())
+    unknown = settings.overlays.keys() - collections
+    if unknown:
+        raise PlaceprintError(
+            f"encode.overlays: there are no images of {', '.join(sorted(unknown))}; there are of {', '.join(sorted(collections))}"
+        )
 
 
 def _check_vectors(vectors: Vectors, n_wanted: int) -> None:

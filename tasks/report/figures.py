@@ -20,6 +20,7 @@ from shapely.geometry import MultiPolygon, Polygon
 from tasks.collect.countries import country_shapes
 
 _SIMPLIFY_DEG = 0.1
+_LONGEST_TICK = 40  # a longer name would leave no room for the bars
 # Same data, same bytes: no clock and no random ids in the SVG.
 _STYLE: Any = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 
@@ -55,7 +56,7 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
         # All names where they fit, else one in a few.
         step = max(1, int(np.ceil(len(order) / 60)))
         shown = range(0, len(order), step)
-        axes.set_xticks(list(shown), [order[position] for position in shown], rotation=90, fontsize=7)
+        axes.set_xticks(list(shown), [_tick(order[position]) for position in shown], rotation=90, fontsize=7)
         axes.set_xlabel(
             f"{len(order)} labels, most images first" + (f"; one name in {step} is printed" if step > 1 else "")
         )
@@ -63,8 +64,29 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
         return _svg(figure)
 
 
+def _tick(label: str) -> str:
+    """A label as an axis can print it: short, on one line, in letters that XML allows, and its $ no formula."""
+    short = label if len(label) <= _LONGEST_TICK else label[: _LONGEST_TICK - 1] + "…"
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in short).replace(
+        "$", "\\$"
+    )
+
+
 def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> str:
     """Images a country on a world map, log colours, with the places as dots. A PNG as a data address."""
+    return "data:image/png;base64," + base64.b64encode(world_map_png(counts, latitude, longitude)).decode()
+
+
+def world_map_png(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> bytes:
+    """The PNG file of `world_map`.
+
+    Parameters
+    ----------
+    counts
+        Label -> images. Labels that no polygon has are not drawn.
+    latitude, longitude
+        Places in degrees, drawn as dots.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 5.2), layout="constrained")
         axes = figure.add_subplot()
@@ -132,8 +154,8 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _png(figure: Figure) -> str:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

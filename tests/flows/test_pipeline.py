@@ -143,7 +143,9 @@ def test_second_run_does_no_work(demo_store: Path) -> None:
     run = json.loads(latest.read_text())
     assert run["status"] == "completed"
     assert set(run["reused"]) == {"collect", "embeddings", "prompts", "split", "fit", "publish"}
-    assert Plan.of(demo(demo_store)).finished_page(Store(demo_store)) == page
+    plan = Plan.of(demo(demo_store))
+    assert plan is not None
+    assert plan.finished_page(Store(demo_store)) == page
 
 
 def test_artifacts_are_there_for_the_ui(demo_store: Path) -> None:  # noqa: ARG001  (the run that left them)
@@ -162,6 +164,8 @@ def test_changed_setting_redoes_only_what_depends_on_it(demo_store: Path) -> Non
     from flows.plan import Plan
 
     first, second = Plan.of(demo(demo_store)), Plan.of(demo(demo_store, "split.seed=99"))
+    assert first is not None
+    assert second is not None
     assert (first.images, first.embeddings, first.prompts) == (second.images, second.embeddings, second.prompts)
     assert first.splits.fingerprint != second.splits.fingerprint
     assert first.metrics.fingerprint != second.metrics.fingerprint
@@ -184,6 +188,7 @@ def test_bad_inputs_are_rows_and_counts_reconcile(photos: Path, tmp_path: Path) 
         "kept": 25,
         "rejected": len(BAD) + 1,
         "exact_duplicates": 2,
+        "unreachable": 0,
     }
     reasons = {row["path"]: (row["reason"], row["detail"]) for row in store.version("rejects").read().to_pylist()}
     for name, (_, reason) in BAD.items():

@@ -11,6 +11,7 @@ from storage.image_files import image_id
 from tasks.collect.countries import area_km2, country_shapes, land_mask, sample_points
 from tasks.collect.earthmaps import MAX_OVERLAP, EarthmapsSettings, overlap, places, planted_copies
 from tasks.collect.grid import demo_cells
+from tasks.collect.web import OFFLINE
 from tasks.collect.world_map import MAX_LATITUDE_DEG, WORLD_MAPS, cut_patch, load_pixels, patch_box
 from tasks.images import decode_rgb
 from tasks.labels.country211 import country_table
@@ -137,20 +138,20 @@ def test_touched_cells_are_those_of_every_pixel() -> None:
 def test_same_settings_same_bytes_and_other_seed_other_places() -> None:
     small = EarthmapsSettings(images_per_country=2)
     source = small.sources()[0]
-    items = list(source.items())
+    items = list(source.items(OFFLINE))
     places.cache_clear()
     planted_copies.cache_clear()
     again = EarthmapsSettings(images_per_country=2).sources()[0]
-    assert list(again.items()) == items
-    assert [source.fetch(item) for item in items[:20]] == [again.fetch(item) for item in items[:20]]
+    assert list(again.items(OFFLINE)) == items
+    assert [source.fetch(item, OFFLINE) for item in items[:20]] == [again.fetch(item, OFFLINE) for item in items[:20]]
     other = [place.path for place in places(EarthmapsSettings(images_per_country=2, seed=1))]
     assert set(other) != {place.path for place in places(small)}
 
 
 def test_planted_copies_name_their_originals_and_are_near_them() -> None:
     source = EarthmapsSettings(images_per_country=4, planted_share=0.2).sources()[0]
-    items = list(source.items())
-    originals = {image_id(source.fetch(item)): item for item in items if item.planted_copy_of is None}
+    items = list(source.items(OFFLINE))
+    originals = {image_id(source.fetch(item, OFFLINE)): item for item in items if item.planted_copy_of is None}
     copies = [item for item in items if item.planted_copy_of is not None]
     assert len(copies) == round(0.2 * len(originals))
     nearer = 0
@@ -159,7 +160,8 @@ def test_planted_copies_name_their_originals_and_are_near_them() -> None:
         assert original.label == copy.label
         other = list(originals.values())[(number * 37) % len(originals)]
         pictures = [
-            np.asarray(decode_rgb(source.fetch(item))[0].resize((24, 24)), float) for item in (copy, original, other)
+            np.asarray(decode_rgb(source.fetch(item, OFFLINE))[0].resize((24, 24)), float)
+            for item in (copy, original, other)
         ]
         nearer += np.abs(pictures[0] - pictures[1]).mean() < np.abs(pictures[0] - pictures[2]).mean()
     assert nearer > 0.95 * len(copies)

@@ -8,6 +8,7 @@ import pytest
 
 from storage.errors import PlaceprintError
 from tasks.collect.folder import FolderSettings, FolderSource
+from tasks.collect.web import OFFLINE
 
 
 def source(path: Path, **settings: object) -> FolderSource:
@@ -18,7 +19,7 @@ def test_label_is_the_first_folder_and_root_files_have_none(photos: Path) -> Non
     (photos / "loose.jpg").write_bytes(b"x")
     (photos / "Egypt" / "deep").mkdir()
     (photos / "Egypt" / "deep" / "a.jpg").write_bytes(b"x")
-    items = {item.path: item.label for item in source(photos).items()}
+    items = {item.path: item.label for item in source(photos).items(OFFLINE)}
     assert items["loose.jpg"] is None
     assert items["Egypt/deep/a.jpg"] == "Egypt"
     assert len(items) == 26
@@ -38,9 +39,9 @@ def test_metadata_is_joined_by_path(photos: Path, kind: str) -> None:
     )
     file = photos.parent / f"metadata.{kind}"
     table.write_csv(file) if kind == "csv" else table.write_parquet(file)
-    items = {item.path: item for item in source(photos, metadata=file, licence="CC0").items()}
+    items = {item.path: item for item in source(photos, metadata=file).items(OFFLINE)}
     good = items["Egypt/00.jpg"]
-    assert (good.label, good.latitude, good.longitude, good.licence) == ("Namibia", -22.5, 17.0, "CC0")
+    assert (good.label, good.latitude, good.longitude) == ("Namibia", -22.5, 17.0)
     assert str(good.captured_at) == "2024-05-01 00:00:00+00:00"
     assert items["France/01.jpg"].problem == "metadata: latitude '95' is not between -90 and 90 degrees"
     assert items["France/01.jpg"].label == "NA"  # a text, not a missing value
@@ -64,7 +65,7 @@ def test_clear_errors(photos: Path, tmp_path: Path) -> None:
         ({"path": photos, "metadata": Path("gone.csv")}, "does not exist"),
     ]:
         with pytest.raises(PlaceprintError, match=message):
-            list(source(**settings).items())
+            list(source(**settings).items(OFFLINE))
 
 
 def test_identity_sees_changed_added_and_removed_files_and_not_the_clock(photos: Path) -> None:
@@ -87,11 +88,11 @@ def test_links_and_odd_names(photos: Path, tmp_path: Path) -> None:
     (photos / "Egypt" / "line\nbreak.jpg").write_bytes(b"x")
     Path(os.fsdecode(os.fsencode(photos / "Egypt") + b"/\xff.jpg")).write_bytes(b"x")
     found = source(photos)
-    items = {item.path: item for item in found.items()}
+    items = {item.path: item for item in found.items(OFFLINE)}
     assert len(items) == 28
     for path, message in [("Egypt/link.jpg", "leads out"), ("circle", "not a regular file")]:
         with pytest.raises(OSError, match=message):
-            found.fetch(items[path])
+            found.fetch(items[path], OFFLINE)
     problems = [item for item in items.values() if item.problem]
     assert len(problems) == 2
     assert all(item.path.isprintable() for item in problems)
