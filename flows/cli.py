@@ -143,26 +143,57 @@ def _next_steps(store: Path) -> None:
         output.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
+# What the argument after the kind of a source is.
+TARGETS = {"folder": "path", "kaggle": "dataset", "osf": "project"}
+
+
 @app.command()
 def collect(
     kind: Annotated[
-        str | None, typer.Argument(help="A source alone: `folder` or `earthmaps`. Default: those of the settings.")
+        str | None,
+        typer.Argument(
+            help="A source alone: `folder`, `kaggle`, `osf`, `openaerialmap` or `earthmaps`; those of that kind in the settings, "
+            "if there are any. Default: all of the settings."
+        ),
     ] = None,
-    path: Annotated[Path | None, typer.Argument(help="The folder, for the source `folder`.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="The folder, the dataset of `kaggle` (owner/name), or the project of `osf`.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask services again what they have.")] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Collect images: sources -> `images`, `rejects`.
+    """Collect images: sources -> `images`, `rejects`. What is there already is not asked for again.
 
     Example: `placeprint collect folder ~/photos -s labels=from-data`
     """
-    overrides = list(set_ or [])
-    if kind is not None:
-        section = f"kind: {kind}" + (f", path: {str(path)!r}" if path is not None else "")
+    from flows.settings import SettingsError, load_settings
+
+    overrides = [*(set_ or []), *(["collect.refresh=true"] if refresh else [])]
+    given = [section.kind for section in load_settings(config).collect.sources] if target is None else []
+    if kind is not None and kind not in given:
+        if target is not None and kind not in TARGETS:
+            raise SettingsError(f"collect {kind} takes no {target!r}: use --set collect.sources.0.NAME=VALUE")
+        section = f"kind: {kind}" + (f", {TARGETS[kind]}: {target!r}" if target is not None else "")
         overrides.insert(0, f"collect.sources=[{{{section}}}]")
-    _run_stage("collect", _settings(config, overrides, store, verbose))
+    settings = _settings(config, overrides, store, verbose)
+    if kind is not None:
+        wanted = tuple(section for section in settings.collect.sources if section.kind == kind)
+        settings = settings.model_copy(update={"collect": settings.collect.model_copy(update={"sources": wanted})})
+    _run_stage("collect", settings)
+
+
+@app.command()
+def describe(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Document every collection of the images collected last: `images`, `rejects` -> cards in `collections/`."""
+    settings = _settings(config, set_, store, verbose)
+    from flows.describe import describe as flow
+
+    flow(settings)
 
 
 @app.command()

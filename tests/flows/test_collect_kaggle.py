@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from collecting import reasons, run, settings, table
-from loopback import Answer, Loopback, json_answer
+from loopback import Answer, Loopback, Request, json_answer
 from services import FakeKaggle, jpeg, zipped
 
 from storage.errors import PlaceprintError
 from storage.store import Store
+from tasks.collect.kaggle import KaggleSettings, KaggleSource
+from tasks.collect.listing import Listings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -95,21 +96,22 @@ def test_credentials_are_those_of_kagglehub(kaggle: Loopback, store: Path, monke
     assert b"t0ken" not in stored
 
 
-def test_download_that_breaks_goes_on_where_it_ended(kaggle: Loopback, store: Path) -> None:
-    noise = np.random.default_rng(0).bytes(3_000_000)  # kagglehub writes a megabyte at a time
-    service = FakeKaggle(kaggle, zipped({**FILES, "noise.bin": noise}))
-    whole = service._bucket
-    n_broken = 0
-
-    def broken_once(request: Any) -> Answer:
-        nonlocal n_broken
-        answer = whole(request)
-        n_broken += 1
-        return Answer(answer.body, answer.status, answer.headers, cut=1_500_000) if n_broken == 1 else answer
-
-    kaggle.routes["/bucket/archive.zip"] = broken_once
+def test_killed_download_goes_on_where_it_ended(kaggle: Loopback, store: Path) -> None:
+    service = FakeKaggle(kaggle, zipped(FILES))
+    section = KaggleSettings.model_validate(source())
+    downloads = Listings(store, KaggleSource(section)).next().parent / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / "ubitquitin-geolocation-geoguessr-images-50k-3.part").write_bytes(service.archive[:5000])
     assert run(settings(store, source(), labels="from-data"))["kept"] == 9
-    assert any("range" in request.headers for request in kaggle.asked("/bucket/archive.zip"))
+    ranges = [request.headers.get("range") for request in kaggle.asked("/bucket/archive.zip")]
+    assert ranges == [None, "bytes=5000-"]
+
+
+def test_download_that_breaks_is_tried_again(kaggle: Loopback, store: Path) -> None:
+    service = FakeKaggle(kaggle, zipped(FILES))
+    answer = service._bucket(Request("GET", "", {}, {}, b"", 0.0))
+    kaggle.routes["/bucket/archive.zip"] = [Answer(answer.body, 200, answer.headers, cut=3000), answer]
+    assert run(settings(store, source(), labels="from-data"))["kept"] == 9
 
 
 @pytest.mark.parametrize(
