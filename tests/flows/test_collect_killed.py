@@ -21,6 +21,7 @@ FILES = {f"{label}/{number}.jpg": jpeg(number) for number, label in enumerate(["
 
 
 def placeprint(*arguments: str, home: Path) -> subprocess.Popen[str]:
+    (home / "prefect").mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *arguments],
