@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import ssl
 import threading
 import time
 import zlib
@@ -291,17 +292,32 @@ def _read(response: httpx.Response, url: str, max_bytes: int, deadline_s: float)
     return bytes(body)
 
 
-@lru_cache(maxsize=4)
+class _Clients(threading.local):
+    """One client a thread: threads that share httpx's pool of connections wait for its lock most of the time."""
+
+    def __init__(self) -> None:
+        self.by_timeout_s: dict[float, httpx.Client] = {}
+
+
+_clients = _Clients()
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Certificates, which take longer to load than most requests."""
+    return httpx.create_ssl_context()
+
+
 def _client(timeout_s: float) -> httpx.Client:
-    """One pool of connections for the whole process. Nothing is asked to be compressed, so that sizes can be trusted."""
-    return httpx.Client(
-        timeout=timeout_s,
-        follow_redirects=False,
-        headers={"Accept-Encoding": "identity"},
-        limits=httpx.Limits(max_connections=256, max_keepalive_connections=128),
-    )
+    """The client of this thread. Nothing is asked to be compressed, so that sizes can be trusted."""
+    if timeout_s not in _clients.by_timeout_s:
+        _clients.by_timeout_s[timeout_s] = httpx.Client(
+            timeout=timeout_s, follow_redirects=False, headers={"Accept-Encoding": "identity"}, verify=_tls()
+        )
+    return _clients.by_timeout_s[timeout_s]
 
 
+@lru_cache(maxsize=16)
 def _user_agent(contact: str | None) -> str:
     return f"placeprint/{version('placeprint')}" + (f" ({contact})" if contact else "")
 
