@@ -53,7 +53,7 @@ def main() -> None:
     try:
         app()
     except PlaceprintError as error:
-        from flows.settings import SettingsError
+        from tasks.settings import SettingsError
 
         Console(stderr=True).print(f"[bold red]error[/]: {_escaped(str(error))}", highlight=False, soft_wrap=True)
         if "--verbose" in sys.argv or "-v" in sys.argv:
@@ -169,7 +169,8 @@ def collect(
 
     Example: `placeprint collect folder ~/photos -s labels=from-data`
     """
-    from flows.settings import SettingsError, load_settings
+    from flows.settings import load_settings
+    from tasks.settings import SettingsError
 
     overrides = [*(set_ or []), *(["collect.refresh=true"] if refresh else [])]
     given = [section.kind for section in load_settings(config).collect.sources] if target is None else []

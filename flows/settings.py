@@ -11,18 +11,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from flows.environment import default_store
-from storage.errors import PlaceprintError
 from tasks.collect.settings import CollectSettings
 from tasks.encode.settings import EncodeSettings
 from tasks.heads.settings import FitSettings
 from tasks.labels.label_set import COUNTRY211
 from tasks.report.settings import PublishSettings
-from tasks.settings import Section
+from tasks.settings import Section, SettingsError, read_yaml
 from tasks.split.settings import SplitSettings
-
-
-class SettingsError(PlaceprintError):
-    """A setting is unknown or wrong; nothing was done."""
 
 
 class Settings(Section):
@@ -52,7 +47,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     SettingsError
         One line that names the setting, what it was and what it may be.
     """
-    content = _read_yaml(path) if path is not None else {}
+    content = read_yaml(path, "store: store") if path is not None else {}
     for override in overrides:
         _apply(content, override)
     try:
@@ -73,20 +68,6 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for argument in get_args(annotation) for section in _sections(argument)]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}: give a settings file such as configs/demo.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} must hold settings such as `store: store`, it holds a {type(content).__name__}")
-    return content
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -6,10 +6,10 @@ import io
 import warnings
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from storage.schemas import RejectReason
+from tasks.greys import with_8_bits
 
 # What Pillow may try. Formats that call other programs (EPS) or hold documents (PDF) are left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -91,11 +91,7 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit greys fill 0 to 65535; Pillow's own conversion would clip all above 255 to white.
-        values = values / 257.0 if values.max(initial=0) > 255 else values
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    image = with_8_bits(image)
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

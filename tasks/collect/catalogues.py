@@ -39,8 +39,7 @@ class MetaCatalogue:
             results = at(answer, "results")
             if not isinstance(results, list):  # an error is HTTP 200 with a text
                 raise FetchError(RejectReason.BAD_ANSWER, f"{base_url}/meta: {str(results)[:200]}")
-            fresh = [record for record in results if str(at(record, "_id")) not in seen]
-            seen.update(str(at(record, "_id")) for record in results)
+            fresh = _unseen(results, "_id", seen)
             yield from fresh
             # `found` may be that of another request: the pages end where one is not full.
             if len(results) < PAGE_SIZE or not fresh:
@@ -88,8 +87,7 @@ class StacCatalogue:
             features = at(answer, "features")
             if not isinstance(features, list):
                 raise FetchError(RejectReason.BAD_ANSWER, f"{base_url}/search: the answer has no list `features`")
-            fresh = [record for record in features if str(at(record, "id")) not in seen]
-            seen.update(str(at(record, "id")) for record in features)
+            fresh = _unseen(features, "id", seen)
             yield from fresh
             links = at(answer, "links")
             following = (
@@ -122,6 +120,13 @@ class StacCatalogue:
             thumbnail=text_at(record, "assets", "thumbnail", "href"),
             record=f"{base_url}/collections/openaerialmap/items/{identity}",
         )
+
+
+def _unseen(records: list[Any], id_name: str, seen: set[str]) -> list[Any]:
+    """The records that no page had before, noted in `seen`: pages may overlap."""
+    fresh = [record for record in records if str(at(record, id_name)) not in seen]
+    seen.update(str(at(record, id_name)) for record in fresh)
+    return fresh
 
 
 def _text(box: Box) -> str:

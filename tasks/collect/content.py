@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from tasks.collect.largest_rectangle import largest_rectangle
+from tasks.greys import with_8_bits
 
 Mask = npt.NDArray[np.bool_]
 
@@ -105,12 +106,7 @@ def crop(image: Image.Image, rectangle: tuple[int, int, int, int]) -> Image.Imag
 def _rgba(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "La":  # Pillow converts it to LA alone
         image = image.convert("LA")
-    elif image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit greys fill 0 to 65535; Pillow's own conversion would clip all above 255 to white.
-        values = values / 257.0 if values.max(initial=0) > 255 else values
-        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
-    return np.asarray(image.convert("RGBA"))
+    return np.asarray(with_8_bits(image).convert("RGBA"))
 
 
 def _fills(packed: npt.NDArray[np.int32], tolerance: int) -> Iterator[tuple[int, Mask]]:

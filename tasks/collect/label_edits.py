@@ -10,10 +10,9 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from storage.errors import PlaceprintError
 from storage.schemas import RejectReason
 from tasks.collect.source import Item
-from tasks.settings import Section
+from tasks.settings import Section, SettingsError, read_yaml
 
 
 class LabelEdits(Section):
@@ -32,7 +31,7 @@ def load_label_edits(name: str | None) -> LabelEdits:
 
     Raises
     ------
-    PlaceprintError
+    SettingsError
         When there is no such file, or it holds something else.
     """
     if name is None:
@@ -41,16 +40,15 @@ def load_label_edits(name: str | None) -> LabelEdits:
     path = shipped / f"{name}.yaml" if (shipped / f"{Path(name).name}.yaml").is_file() else Path(name).expanduser()
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in shipped.glob("*.yaml")))
-        raise PlaceprintError(f"label_edits: {name!r} is neither a file nor one of those that ship here ({known})")
+        raise SettingsError(f"label_edits: {name!r} is neither a file nor one of those that ship here ({known})")
+    # As text: YAML takes the country code NO for false.
+    content = read_yaml(path, "delete: [Antarctica]", yaml.BaseLoader)
     try:
-        # As text: YAML takes the country code NO for false.
-        return LabelEdits.model_validate(yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {})  # noqa: S506  (BaseLoader makes nothing but text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlaceprintError(f"label_edits: {path} is not YAML: {str(error).splitlines()[0]}") from None
+        return LabelEdits.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise PlaceprintError(f"label_edits: {path}: {where}: {first['msg']}") from None
+        raise SettingsError(f"label_edits: {path}: {where}: {first['msg']}") from None
 
 
 def edited(item: Item, edits: LabelEdits, names: dict[str, str]) -> Item:

@@ -6,19 +6,17 @@ Every item that a source lists ends in exactly one of the two tables.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -26,20 +24,18 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
 from storage.errors import PlaceprintError, StoreError
-from storage.image_files import flush_images, put_image
+from storage.image_files import flush_images
 from storage.schemas import IMAGES, REJECTS, RejectReason
 from storage.store import Recipe, Store, TableVersion, write_parquet
-from tasks.collect.checksum import check
-from tasks.collect.content import content_mask, content_rectangle, content_share, crop
+from tasks.collect.keep import Keeper, web_of
 from tasks.collect.label_edits import edited, load_label_edits, spellings
 from tasks.collect.listing import Listings, listing_digest, read_listing, write_listing
 from tasks.collect.service import FetchError, ServiceSettings
 from tasks.collect.settings import CollectSettings
 from tasks.collect.source import CollectionSettings, Item, Source
 from tasks.collect.sources import open_sources
-from tasks.collect.turns import shared_turn
-from tasks.collect.web import OFFLINE, Web
-from tasks.images import ImageError, decode
+from tasks.collect.web import OFFLINE
+from tasks.images import ImageError
 from tasks.labels.label_set import FROM_DATA, load_label_set
 
 STEP_VERSION = 2
@@ -139,7 +135,7 @@ def _list_service(listings: Listings, source: Source, settings: CollectSettings)
     if latest is not None and not settings.refresh:
         return latest
     path = listings.next()
-    web = _web(source, path, settings)
+    web = web_of(source, path, settings)
     try:
         # In an order of our own: a service may give the same things in another.
         items = sorted(source.items(web), key=lambda item: (item.path, item.url or "", item.checksum or ""))
@@ -194,7 +190,7 @@ def collect_shard(
     """
     store = Store(root)
     source = _source(settings, source_name)
-    keeper = _Keeper(store, settings, source, listing)
+    keeper = Keeper(store, settings, source, listing)
     items = listed(settings, source_name, labels, listing)[start:stop]
     with ThreadPoolExecutor(keeper.connections) as pool:
         outcomes = list(pool.map(keeper.row_or_error, items))
@@ -281,126 +277,9 @@ def _source(settings: CollectSettings, name: str) -> Source:
     return next(source for source in open_sources(settings.sources) if source.name == name)
 
 
-def _web(source: Source, listing: Path, settings: CollectSettings) -> Web:
-    if not isinstance(source.settings, ServiceSettings):
-        return OFFLINE
-    turn = shared_turn(source.settings.requests_per_second)
-    return Web(source.settings, listing.parent, max_bytes=settings.max_bytes, turn=turn)
-
-
 def _is_last_attempt(retries: int) -> bool:
     context = TaskRunContext.get()
     return context is None or context.task_run.run_count > retries
-
-
-class _Keeper:
-    """Fetches, checks and stores the items of one collection, one at a time and from any thread."""
-
-    def __init__(self, store: Store, settings: CollectSettings, source: Source, listing: Path) -> None:
-        self.store = store
-        self.settings = settings
-        self.source = source
-        self.web = _web(source, listing, settings)
-        service = source.settings if isinstance(source.settings, ServiceSettings) else None
-        self.connections = service.connections if service is not None else 1
-        self._fetched = Listings(store.root, source).fetched if service is not None else None
-
-    def row_or_error(self, item: Item) -> dict[str, Any] | ImageError:
-        """The row of ``images`` of one item, or why it has none."""
-        try:
-            if item.problem is not None:
-                raise ImageError(item.reason, item.problem)
-            return self._row(item, self._data(item))
-        except ImageError as error:
-            return error
-
-    def _data(self, item: Item) -> bytes:
-        limit = self.settings.max_bytes
-        if item.bytes is not None and item.bytes > limit:
-            raise ImageError(RejectReason.TOO_MANY_BYTES, f"{item.bytes} bytes, allowed are {limit}")
-        if self._fetched is not None and (data := self._fetched.data(self.store.root, item)) is not None:
-            return data
-        try:
-            data = self._fetch(item)
-        except OSError as error:
-            raise ImageError(RejectReason.UNREADABLE, error.strerror or str(error)) from None
-        if len(data) > limit:
-            raise ImageError(RejectReason.TOO_MANY_BYTES, f"{len(data)} bytes, allowed are {limit}")
-        return data
-
-    def _fetch(self, item: Item) -> bytes:
-        """The bytes of an item, with the checksum that was promised; a service is asked a second time for others."""
-        data = self.source.fetch(item, self.web)
-        if self._fetched is not None and check(item, data) is not None:
-            data = self.source.fetch(item, self.web)
-        problem = check(item, data)
-        if problem is not None:
-            raise ImageError(RejectReason.WRONG_CHECKSUM, problem + self._quarantined(data))
-        return data
-
-    def _row(self, item: Item, data: bytes) -> dict[str, Any]:
-        try:
-            image, suffix = decode(data, self.settings.max_pixels)
-            rectangle = _content(image, self.source.settings)
-        except ImageError as error:
-            raise ImageError(error.reason, error.detail + self._quarantined(data, item)) from None
-        metadata = item.metadata
-        if rectangle is None or rectangle == (0, 0, *image.size):
-            identity, file = put_image(self.store.root, data, suffix)
-            fetched = file
-        else:
-            _, fetched = put_image(self.store.root, data, suffix, "originals")
-            image = crop(image, rectangle)
-            data = _png(image)
-            identity, file = put_image(self.store.root, data, ".png")
-            metadata = json.dumps({**json.loads(metadata or "{}"), "original": fetched, "crop_px": rectangle})
-        if self._fetched is not None:
-            self._fetched.add(item, fetched)
-        known = asdict(item)
-        del known["problem"], known["reason"]
-        return {
-            **known,
-            "image_id": identity,
-            "source": self.source.name,
-            "file": file,
-            "width": image.width,
-            "height": image.height,
-            "bytes": len(data),
-            "licence": item.licence or self.source.settings.licence,
-            "attribution": item.attribution or self.source.settings.attribution,
-            "metadata": metadata,
-        }
-
-    def _quarantined(self, data: bytes, item: Item | None = None) -> str:
-        """Keep what a service sent in place of a usable image, for a person to look at; says where it lies."""
-        if self._fetched is None or not data:
-            return ""
-        _, file = put_image(self.store.root, data, ".bin", "quarantine")
-        if item is not None:
-            self._fetched.add(item, file)
-        return f" (kept as {file})"
-
-
-def _content(image: Image.Image, settings: CollectionSettings) -> tuple[int, int, int, int] | None:
-    """Refuse an image with too little content; the rectangle (x, y, width, height) to crop it to, if it is to be."""
-    if settings.min_content_share == 0 and not settings.crop_to_content:
-        return None
-    mask = content_mask(image)
-    share = content_share(mask)
-    if share < settings.min_content_share:
-        raise ImageError(
-            RejectReason.LITTLE_CONTENT, f"{share:.0%} content, wanted are {settings.min_content_share:.0%}"
-        )
-    rectangle = content_rectangle(mask) if settings.crop_to_content else None
-    if settings.crop_to_content and rectangle is None:
-        raise ImageError(RejectReason.LITTLE_CONTENT, "no full rectangle inside the borders")
-    return rectangle
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _without_exact_duplicates(images: pa.Table) -> tuple[pa.Table, pa.Table]:

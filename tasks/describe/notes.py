@@ -11,11 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from storage.errors import PlaceprintError
-from tasks.settings import Section
+from tasks.settings import Section, SettingsError, read_yaml
 
 
 def _as_list(value: Any) -> Any:
@@ -68,23 +66,14 @@ def load_notes(path: Path) -> Notes:
 
     Raises
     ------
-    PlaceprintError
+    SettingsError
         One line that names the file, the key and what it may be.
     """
-    try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlaceprintError(f"{path}: {error.strerror}: give a YAML file with keys such as `title`") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise PlaceprintError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return Notes()
-    if not isinstance(content, dict):
-        raise PlaceprintError(f"{path} must hold keys such as `title: My photographs`, not a {type(content).__name__}")
+    content = read_yaml(path, "title: My photographs")
     try:
         return Notes.model_validate(content)
     except ValidationError as error:
-        raise PlaceprintError(f"{path}: {_explain(error)}") from None
+        raise SettingsError(f"{path}: {_explain(error)}") from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -44,7 +44,7 @@ def test_overrides_reach_into_sections_and_lists() -> None:
         ("collect: {sources: []}", "collect.sources"),
         ("collect: {sources: [{kind: folder, path: a}, {kind: folder, path: b/a}]}", "two collections are called 'a'"),
         ("encode: {templates: [a photo]}", "has neither {label} nor {country}"),
-        ("[1, 2]", "must hold settings"),
+        ("[1, 2]", "must hold lines such as `store: store`"),
         ("a: [", "is not YAML"),
     ],
 )
@@ -78,7 +78,7 @@ def test_entry_of_a_default_list_is_overridden_without_a_file() -> None:
 
 
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="No such file or directory: give a settings file"):
+    with pytest.raises(SettingsError, match="No such file or directory: give a YAML file with lines such as"):
         load_settings(tmp_path / "nowhere.yaml")
 
 

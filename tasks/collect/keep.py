@@ -1,0 +1,144 @@
+"""From an item to its row of ``images``: fetched, checked against what was promised, decoded, cropped and stored.
+
+Done here once, for all sources.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from storage.image_files import put_image
+from storage.schemas import RejectReason
+from storage.store import Store
+from tasks.collect.checksum import check
+from tasks.collect.content import content_mask, content_rectangle, content_share, crop
+from tasks.collect.listing import Listings
+from tasks.collect.service import ServiceSettings
+from tasks.collect.settings import CollectSettings
+from tasks.collect.source import CollectionSettings, Item, Source
+from tasks.collect.turns import shared_turn
+from tasks.collect.web import OFFLINE, Web
+from tasks.images import ImageError, decode
+
+
+def web_of(source: Source, listing: Path, settings: CollectSettings) -> Web:
+    if not isinstance(source.settings, ServiceSettings):
+        return OFFLINE
+    turn = shared_turn(source.settings.requests_per_second)
+    return Web(source.settings, listing.parent, max_bytes=settings.max_bytes, turn=turn)
+
+
+class Keeper:
+    """Fetches, checks and stores the items of one collection, one at a time and from any thread."""
+
+    def __init__(self, store: Store, settings: CollectSettings, source: Source, listing: Path) -> None:
+        self.store = store
+        self.settings = settings
+        self.source = source
+        self.web = web_of(source, listing, settings)
+        service = source.settings if isinstance(source.settings, ServiceSettings) else None
+        self.connections = service.connections if service is not None else 1
+        self._fetched = Listings(store.root, source).fetched if service is not None else None
+
+    def row_or_error(self, item: Item) -> dict[str, Any] | ImageError:
+        """The row of ``images`` of one item, or why it has none."""
+        try:
+            if item.problem is not None:
+                raise ImageError(item.reason, item.problem)
+            return self._row(item, self._data(item))
+        except ImageError as error:
+            return error
+
+    def _data(self, item: Item) -> bytes:
+        limit = self.settings.max_bytes
+        if item.bytes is not None and item.bytes > limit:
+            raise ImageError(RejectReason.TOO_MANY_BYTES, f"{item.bytes} bytes, allowed are {limit}")
+        if self._fetched is not None and (data := self._fetched.data(self.store.root, item)) is not None:
+            return data
+        try:
+            data = self._fetch(item)
+        except OSError as error:
+            raise ImageError(RejectReason.UNREADABLE, error.strerror or str(error)) from None
+        if len(data) > limit:
+            raise ImageError(RejectReason.TOO_MANY_BYTES, f"{len(data)} bytes, allowed are {limit}")
+        return data
+
+    def _fetch(self, item: Item) -> bytes:
+        """The bytes of an item, with the checksum that was promised; a service is asked a second time for others."""
+        data = self.source.fetch(item, self.web)
+        if self._fetched is not None and check(item, data) is not None:
+            data = self.source.fetch(item, self.web)
+        problem = check(item, data)
+        if problem is not None:
+            raise ImageError(RejectReason.WRONG_CHECKSUM, problem + self._quarantined(data))
+        return data
+
+    def _row(self, item: Item, data: bytes) -> dict[str, Any]:
+        try:
+            image, suffix = decode(data, self.settings.max_pixels)
+            rectangle = _content(image, self.source.settings)
+        except ImageError as error:
+            raise ImageError(error.reason, error.detail + self._quarantined(data, item)) from None
+        metadata = item.metadata
+        if rectangle is None or rectangle == (0, 0, *image.size):
+            identity, file = put_image(self.store.root, data, suffix)
+            fetched = file
+        else:
+            _, fetched = put_image(self.store.root, data, suffix, "originals")
+            image = crop(image, rectangle)
+            data = _png(image)
+            identity, file = put_image(self.store.root, data, ".png")
+            metadata = json.dumps({**json.loads(metadata or "{}"), "original": fetched, "crop_px": rectangle})
+        if self._fetched is not None:
+            self._fetched.add(item, fetched)
+        known = asdict(item)
+        del known["problem"], known["reason"]
+        return {
+            **known,
+            "image_id": identity,
+            "source": self.source.name,
+            "file": file,
+            "width": image.width,
+            "height": image.height,
+            "bytes": len(data),
+            "licence": item.licence or self.source.settings.licence,
+            "attribution": item.attribution or self.source.settings.attribution,
+            "metadata": metadata,
+        }
+
+    def _quarantined(self, data: bytes, item: Item | None = None) -> str:
+        """Keep what a service sent in place of a usable image, for a person to look at; says where it lies."""
+        if self._fetched is None or not data:
+            return ""
+        _, file = put_image(self.store.root, data, ".bin", "quarantine")
+        if item is not None:
+            self._fetched.add(item, file)
+        return f" (kept as {file})"
+
+
+def _content(image: Image.Image, settings: CollectionSettings) -> tuple[int, int, int, int] | None:
+    """Refuse an image with too little content; the rectangle (x, y, width, height) to crop it to, if it is to be."""
+    if settings.min_content_share == 0 and not settings.crop_to_content:
+        return None
+    mask = content_mask(image)
+    share = content_share(mask)
+    if share < settings.min_content_share:
+        raise ImageError(
+            RejectReason.LITTLE_CONTENT, f"{share:.0%} content, wanted are {settings.min_content_share:.0%}"
+        )
+    rectangle = content_rectangle(mask) if settings.crop_to_content else None
+    if settings.crop_to_content and rectangle is None:
+        raise ImageError(RejectReason.LITTLE_CONTENT, "no full rectangle inside the borders")
+    return rectangle
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
