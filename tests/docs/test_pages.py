@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import write_photos
+from prefect.settings import PREFECT_API_URL
 
 from flows.settings import Settings
 
@@ -38,7 +39,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) ->
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets_run(page: Path, workplace: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+    }
     python = []
     for language, code in SNIPPET.findall(page.read_text()):
         if language == "bash" and not ELSEWHERE.search(code):

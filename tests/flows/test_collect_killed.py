@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from collecting import table
+from command_line import start
 from loopback import Loopback
 from services import FakeOpenAerialMap, FakeOsf, jpeg, meta_record, thumbnail
 from shapely.geometry import box
@@ -20,17 +19,7 @@ from storage.store import Store
 FILES = {f"{label}/{number}.jpg": jpeg(number) for number, label in enumerate(["Egypt", "France", "Japan"] * 10)}
 
 
-def placeprint(*arguments: str, home: Path) -> subprocess.Popen[str]:
-    (home / "prefect").mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *arguments],
-        env={**environment, "HOME": str(home), "PREFECT_HOME": str(home / "prefect")},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def osf_options(loopback: Loopback, store: Path) -> list[str]:
@@ -42,14 +31,14 @@ def osf_options(loopback: Loopback, store: Path) -> list[str]:
 def test_killed_at_any_moment_and_run_again_is_the_undisturbed_table(loopback: Loopback, tmp_path: Path) -> None:
     osf = FakeOsf(loopback, FILES)
     quiet = tmp_path / "quiet"
-    process = placeprint(*osf_options(loopback, quiet), home=tmp_path)
+    process = start(*osf_options(loopback, quiet), home=tmp_path)
     assert process.wait(120) == 0, process.stdout and process.stdout.read()
     loopback.latency_s = 0.15
     store = tmp_path / "store"
     # Killed while it lists, while it fetches, and while it fetches what was left.
     for n_requests in (2, 12, 30):
         loopback.requests.clear()
-        process = placeprint(*osf_options(loopback, store), home=tmp_path)
+        process = start(*osf_options(loopback, store), home=tmp_path)
         deadline = time.monotonic() + 120
         while len(loopback.requests) < n_requests and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -57,7 +46,7 @@ def test_killed_at_any_moment_and_run_again_is_the_undisturbed_table(loopback: L
         process.wait()
         assert not Store(store).versions()
     loopback.requests.clear()
-    process = placeprint(*osf_options(loopback, store), home=tmp_path)
+    process = start(*osf_options(loopback, store), home=tmp_path)
     assert process.wait(120) == 0, process.stdout and process.stdout.read()
     assert table(store, "images").equals(table(quiet, "images"))
     assert Store(store).version("images").fingerprint == Store(quiet).version("images").fingerprint
@@ -70,7 +59,7 @@ def test_two_at_once(loopback: Loopback, tmp_path: Path) -> None:
     FakeOsf(loopback, FILES)
     loopback.latency_s = 0.03
     store = tmp_path / "store"
-    processes = [placeprint(*osf_options(loopback, store), home=tmp_path / name) for name in ("one", "two")]
+    processes = [start(*osf_options(loopback, store), home=tmp_path / name, own_server=True) for name in ("one", "two")]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert table(store, "images")["path"].to_list() == sorted(FILES)
@@ -83,7 +72,7 @@ def test_openaerialmap_from_the_command_line(loopback: Loopback, tmp_path: Path,
     base_url = FakeOpenAerialMap(loopback, [record], {"1.png": thumbnail(1)}).settings(backend)["base_url"]
     wanted = {"base_url": base_url, "backend": backend, "countries": "[Uruguay]", "requests_per_second": "null"}
     sets = [option for name, value in wanted.items() for option in ("-s", f"collect.sources.0.{name}={value}")]
-    process = placeprint("collect", "openaerialmap", "--store", str(tmp_path / "store"), *sets, home=tmp_path)
+    process = start("collect", "openaerialmap", "--store", str(tmp_path / "store"), *sets, home=tmp_path)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "1 inputs = 1 kept + 0 rejected + 0 exact duplicates" in output

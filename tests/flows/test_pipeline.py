@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from command_line import start
 from conftest import picture, write_photos
 from image_corpus import BAD, JPEG
 
@@ -250,24 +249,9 @@ def test_stages_alone_read_what_was_made_last_and_refuse_what_does_not_fit(photo
         fit(settings)
 
 
-def run_cli(settings: list[str], home: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PREFECT_HOME": str(home), "HOME": str(home)}
-    for name in list(environment):
-        if name.startswith("PREFECT_") and name != "PREFECT_HOME":
-            del environment[name]
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", *settings],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
 def options(photos: Path, store: Path) -> list[str]:
     return [
-        *("-c", str(CONFIGS / "folder.yaml"), "--store", str(store)),
+        *("run", "-c", str(CONFIGS / "folder.yaml"), "--store", str(store)),
         *("-s", f"collect.sources.0.path={photos}", "-s", "collect.shard_size=4", "-s", "encode.shard_size=4"),
         *("-s", "fit.n_resamples=100"),
     ]
@@ -278,7 +262,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of photographs and the store that one quiet run makes of it."""
     photos = write_photos(tmp_path_factory.mktemp("quiet") / "photos", 60, size=(400, 300))
     store = photos.parent / "store"
-    process = run_cli(options(photos, store), photos.parent / "home")
+    process = start(*options(photos, store), home=photos.parent / "home")
     assert process.wait(240) == 0, process.stdout and process.stdout.read()
     return photos, store
 
@@ -289,21 +273,21 @@ def test_killed_run_is_finished_by_the_next_with_the_same_bytes(
 ) -> None:
     photos, quiet = undisturbed
     store = tmp_path / "store"
-    process = run_cli(options(photos, store), tmp_path / "home")
+    process = start(*options(photos, store), home=tmp_path / "home")
     deadline = time.monotonic() + 240
     while not (store / waits_for).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert (store / waits_for).exists()
-    assert run_cli(options(photos, store), tmp_path / "home").wait(240) == 0
+    assert start(*options(photos, store), home=tmp_path / "home").wait(240) == 0
     assert files(store) == files(quiet)
 
 
 def test_two_runs_at_once_make_one_good_store(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     photos, quiet = undisturbed
     store = tmp_path / "store"
-    processes = [run_cli(options(photos, store), tmp_path / name) for name in ("one", "two")]
+    processes = [start(*options(photos, store), home=tmp_path / name) for name in ("one", "two")]
     outputs = [process.communicate(timeout=280)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert files(store) == files(quiet)
