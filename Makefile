@@ -19,7 +19,7 @@ $(VENV)/.installed: $(VENV)/bin/uv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(UV) --editable ".[test]"
+	$(UV) --compile-bytecode --editable ".[test]"
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -44,6 +44,7 @@ bench: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_settings_page.py
+	$(BIN)/python scripts/write_interior_boxes_page.py
 
 clean:
 	rm -rf $(VENV) store build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

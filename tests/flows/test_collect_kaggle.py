@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from collecting import reasons, run, settings, table
+from command_line import start
 from loopback import Answer, Loopback, Request, json_answer
 from services import FakeKaggle, jpeg, zipped
 
@@ -147,3 +148,12 @@ def test_missing_extra_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "kagglehub.exceptions", None)
     with pytest.raises(PlaceprintError, match=r"pip install 'placeprint\[kaggle\]'"):
         run(settings(store, source()))
+
+
+def test_from_the_command_line(kaggle: Loopback, store: Path, tmp_path: Path) -> None:
+    FakeKaggle(kaggle, zipped(FILES))
+    wanted = ["ubitquitin/geolocation-geoguessr-images-50k", "-s", "collect.sources.0.label_edits=geoguessr-country211"]
+    process = start("collect", "kaggle", *wanted, "--store", str(store), home=tmp_path)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    assert "9 inputs = 6 kept + 3 rejected" in output
