@@ -99,7 +99,7 @@ def run(
 
     # Asked before Prefect's server is started, which takes longer than to see that there is nothing to do.
     plan = Plan.of(settings)
-    page = plan.finished_page(Store(settings.store)) if plan is not None else None
+    page = plan.finished_page(Store(settings.store), settings) if plan is not None else None
     if page is not None:
         output.print("Everything is there already: nothing to do.")
         _refresh(settings)

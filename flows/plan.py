@@ -45,21 +45,22 @@ class Plan:
         metrics = fit_recipe(settings.fit, inputs, settings.labels)
         return cls(images, embeddings, prompts, splits, metrics, report_recipe(settings.publish, metrics.fingerprint))
 
-    def finished_page(self, store: Store) -> Path | None:
+    def finished_page(self, store: Store, settings: Settings) -> Path | None:
         """The report's page if everything is there already, else None. What is there becomes selected."""
         page = report_page(store, self.report)
         if not page.is_file():
             return None
         made = [
             store.reuse(self.images, ["rejects", "images"]),
-            store.reuse(self.embeddings, ["embeddings"]),
+            store.reuse(self.embeddings, ["embedding_rejects", "embeddings"]),
             store.reuse(self.prompts, ["prompts"]),
             store.reuse(self.splits, ["splits"]),
             store.reuse(self.metrics, ["predictions", "metrics"]),
         ]
-        return (
-            page if all(made) and has_index(store, store.version("embeddings", self.embeddings.fingerprint)) else None
-        )
+        if not all(made):
+            return None
+        embeddings = store.version("embeddings", self.embeddings.fingerprint)
+        return page if has_index(store, embeddings, settings.encode.index.kind) else None
 
 
 def report_page(store: Store, recipe: Recipe) -> Path:

@@ -30,6 +30,7 @@ class RunRecord:
         self.seconds: dict[str, float] = {}
         self.tables: dict[str, str] = {}
         self.reused: list[str] = []
+        self.figures: dict[str, Any] = {}
 
     def write(self, store: Store, status: str) -> None:
         """Write the manifest; a run that failed has one too."""
@@ -41,11 +42,24 @@ class RunRecord:
             "settings": self.settings,
             "tables": self.tables,
             "reused": self.reused,
+            "figures": self.figures,
             "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
             "packages": dict(sorted((each.metadata["Name"], each.version) for each in distributions())),
         }
         name = f"{self.started_at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
         write_bytes(store.root / "runs" / name, json.dumps(content, indent=1).encode())
+
+
+def last_figures(store: Store, name: str, **wanted: Any) -> dict[str, Any] | None:
+    """What the newest run noted under `name` in which `wanted` is so; None when there is none."""
+    for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
+        try:
+            figures = json.loads(path.read_bytes())["figures"][name]
+        except (OSError, ValueError, KeyError):
+            continue
+        if all(figures.get(key) == value for key, value in wanted.items()):
+            return dict(figures)
+    return None
 
 
 @contextmanager

@@ -98,6 +98,15 @@ REJECTS = pa.schema(
     ]
 )
 
+# Images that have no row in `embeddings`.
+EMBEDDING_REJECTS = pa.schema(
+    [
+        _field("image_id", pa.string()),
+        _field("reason", pa.string(), description="a RejectReason"),
+        _field("detail", pa.string()),
+    ]
+)
+
 SPLITS = pa.schema(
     [
         _field("split", pa.string()),

@@ -154,13 +154,21 @@ class Store:
         """Where a run keeps what it needs until its tables are committed; two runs at once get two."""
         return self.root / "work" / secrets.token_hex(6)
 
-    def write_shard(self, table: str, fingerprint: str, index: int, rows: pa.Table) -> Shard:
-        """Write one Parquet file of a version that is being made. The same rows give the same bytes."""
-        path = self.folder(table, fingerprint) / f"part-{index:05d}.parquet"
-        write_parquet(path, rows)
+    def shard_path(self, table: str, fingerprint: str, index: int) -> Path:
+        """Where a shard of a version lies, or will lie."""
+        return self.folder(table, fingerprint) / f"part-{index:05d}.parquet"
+
+    def shard(self, path: Path) -> Shard:
+        """What the manifest says of a shard that is there."""
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        return Shard(path.name, rows.num_rows, path.stat().st_size, digest)
+        return Shard(path.name, pq.read_metadata(path).num_rows, path.stat().st_size, digest)
+
+    def write_shard(self, table: str, fingerprint: str, index: int, rows: pa.Table) -> Shard:
+        """Write one Parquet file of a version that is being made. The same rows give the same bytes."""
+        path = self.shard_path(table, fingerprint, index)
+        write_parquet(path, rows)
+        return self.shard(path)
 
     def commit(
         self,
@@ -260,6 +268,7 @@ def write_parquet(path: Path, rows: pa.Table, *, exclusive: bool = False) -> Non
             temporary,
             row_group_size=ROW_GROUP_ROWS,
             compression="zstd",
+            write_page_checksum=True,
             use_dictionary=_dictionary_columns(rows.schema),
         )
 

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from storage import schemas
 from storage.errors import PlaceprintError, StoreError
-from storage.faiss_index import build_index
+from storage.faiss_index import SearchIndex, build_index, has_index, index_folder
+from storage.leases import Leases
 from storage.store import Recipe, Shard, Store, TableVersion
-from storage.vectors import Vectors, vector_column
+from storage.vectors import vector_column
 from tasks.collect.steps import unique_images
-from tasks.encode.settings import EncodeSettings, fill
+from tasks.encode.settings import EncodeSettings, IndexSettings, fill
+from tasks.encode.shards import Rejected, checked_shard, shard_table
+from tasks.encode.telemetry import Times
 from tasks.encode.weights import find_weights
 from tasks.labels.label_set import load_label_set
 
-STEP_VERSION = 1
+STEP_VERSION = 2
+# How often to look whether another run has finished a shard.
+_LOOK_AGAIN_S = 0.5
 
 
 def embeddings_recipe(settings: EncodeSettings, images: str) -> Recipe:
     """What makes the embeddings: the weights, the stored type, the images, what is blanked in them.
 
-    Batch size and device are not in it. A preset is in it with its numbers.
+    Batch size and device are not in it, and of the precision what was asked for: ``auto`` is another one on another device. A
+    preset of an overlay is in it with its numbers.
     """
     overlays = {
         collection: [list(rectangle) for rectangle in overlay] for collection, overlay in settings.overlays.items()
@@ -36,6 +48,9 @@ def embeddings_recipe(settings: EncodeSettings, images: str) -> Recipe:
         settings={
             "dtype": settings.dtype,
             "shard_size": settings.shard_size,
+            "features": settings.features,
+            "exact": settings.exact,
+            "precision": settings.encoder.precision,
             **({"overlays": overlays} if overlays else {}),
         },
         inputs={"images": images, "encoder": find_weights(settings.encoder).encoder_id},
@@ -52,42 +67,154 @@ def prompts_recipe(settings: EncodeSettings, images: str, labels: str) -> Recipe
     )
 
 
-@task(name="encode-shard", task_run_name="encode {start}-{stop}", cache_policy=NO_CACHE)
-def encode_shard(root: Path, settings: EncodeSettings, recipe: Recipe, start: int, stop: int) -> Shard:
-    """Embed images `start` to `stop` (by their order in the table) and write them as one shard."""
-    from tasks.encode.encoder import load_encoder
+@dataclass(frozen=True)
+class EncodedShard:
+    """A shard that is there and whole; `times` is None where it was there before."""
 
+    shard: Shard
+    rejected: tuple[Rejected, ...]
+    device: str | None = None
+    precision: str | None = None
+    times: Times | None = None
+
+
+@task(name="encode-shard", task_run_name="encode {start}-{stop}", cache_policy=NO_CACHE)
+def encode_shard(
+    root: Path, settings: EncodeSettings, recipe: Recipe, index: int, start: int, stop: int, *, wait: bool
+) -> EncodedShard | None:
+    """See that the shard of images `start` to `stop` (by their order in the table) is there and whole.
+
+    Parameters
+    ----------
+    wait
+        What to do while another run makes this shard: wait for it, or return None.
+    """
     store = Store(root)
-    images = store.version("images", recipe.inputs["images"])
-    _check_overlays(settings, images)
-    rows = unique_images(images, ["image_id", "file", "source"]).slice(start, stop - start)
-    paths = [store.root / file for file in rows["file"].to_pylist()]
-    overlays = [settings.overlays.get(source, ()) for source in rows["source"].to_pylist()]
-    vectors = load_encoder(settings.encoder).encode_images(paths, settings.batch_size, overlays)
-    _check_vectors(vectors, rows.num_rows)
-    table = pa.table(
-        [rows["image_id"].combine_chunks(), vector_column(vectors, settings.dtype)],
-        schema=schemas.embeddings(vectors.shape[1], settings.dtype),
+    images = _images(root, recipe.inputs["images"]).slice(start, stop - start)
+    image_ids = images["image_id"].to_pylist()
+    path = store.shard_path("embeddings", recipe.fingerprint, index)
+    leases = Leases(store.folder("embeddings", recipe.fingerprint) / "leases", settings.lease_s)
+    while True:
+        if (found := _found_shard(store, path, image_ids)) is not None:
+            return found
+        with leases.held(path.stem) as mine:
+            if mine:
+                # Another run may have finished it between the two looks.
+                return _found_shard(store, path, image_ids) or _encoded_shard(
+                    store, settings, recipe, index, images, path
+                )
+        if not wait:
+            return None
+        time.sleep(_LOOK_AGAIN_S)
+
+
+@lru_cache(maxsize=1)
+def _images(root: Path, fingerprint: str) -> pa.Table:
+    """The images of a version, once for all shards of a process."""
+    return unique_images(Store(root).version("images", fingerprint), ["image_id", "file", "source"])
+
+
+def _found_shard(store: Store, path: Path, image_ids: list[str]) -> EncodedShard | None:
+    """A shard that an earlier run, or another one, has made; one that is damaged is made again."""
+    if not path.is_file():
+        return None
+    try:
+        rejected = checked_shard(path, image_ids)
+    except StoreError as error:
+        get_run_logger().warning("encode: %s; it is made again", error)
+        return None
+    return EncodedShard(store.shard(path), tuple(rejected))
+
+
+def _encoded_shard(
+    store: Store, settings: EncodeSettings, recipe: Recipe, index: int, images: pa.Table, path: Path
+) -> EncodedShard:
+    # Torch is not imported where nothing is encoded.
+    from tasks.encode.compute import encode_pictures
+    from tasks.encode.device import this_device
+    from tasks.encode.encoder import load_encoder
+    from tasks.encode.loader import Loader, Picture
+
+    image_ids = images["image_id"].to_pylist()
+    pictures = [
+        Picture(store.root / file, settings.overlays.get(source, ()))
+        for file, source in zip(images["file"].to_pylist(), images["source"].to_pylist(), strict=True)
+    ]
+    device = this_device(root=store.root, settings=settings.encoder)
+    encoder = load_encoder(settings.encoder, device, features=settings.features)
+    loader = Loader(
+        pictures,
+        encoder.prepare(exact=settings.exact),
+        batch_size=settings.batch_size,
+        n_threads=loader_threads(settings),
+        n_ahead=settings.batches_ahead,
+        pin=device.startswith("cuda"),
     )
-    return store.write_shard("embeddings", recipe.fingerprint, start // settings.shard_size, table)
+    encoded = encode_pictures(encoder, loader)
+    started_s = time.perf_counter()
+    rows = shard_table(image_ids, encoded.rows, encoded.embeddings, encoded.features, encoded.errors, settings.dtype)
+    store.write_shard("embeddings", recipe.fingerprint, index, rows)
+    rejected = checked_shard(path, image_ids)
+    times = replace(encoded.times, written_s=time.perf_counter() - started_s)
+    return EncodedShard(store.shard(path), tuple(rejected), device, encoder.precision, times)
 
 
 @task(name="commit-embeddings", cache_policy=NO_CACHE)
-def commit_embeddings(root: Path, settings: EncodeSettings, recipe: Recipe, shards: list[Shard], n_images: int) -> None:
-    """Commit the embeddings once there is one for every image, and build their index."""
+def commit_embeddings(
+    root: Path, settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], n_images: int
+) -> dict[str, int]:
+    """Commit the embeddings and what was rejected, once every image is accounted for; returns the counts.
+
+    Raises
+    ------
+    PlaceprintError
+        When not one image could be read.
+    StoreError
+        When images in and rows out do not reconcile: nothing is published.
+    """
     store = Store(root)
-    n_embedded = sum(shard.rows for shard in shards)
-    if n_embedded != n_images:
-        raise StoreError(f"encode: {n_images} images, but {n_embedded} embeddings")
+    rejected = [each for shard in shards for each in shard.rejected]
+    n_embedded = sum(shard.shard.rows for shard in shards)
+    if n_images != n_embedded + len(rejected):
+        raise StoreError(f"encode: {n_images} images, but {n_embedded} embedded and {len(rejected)} rejected")
+    if n_images and not n_embedded:
+        raise PlaceprintError(f"encode: none of {n_images} images can be read, such as {rejected[0].detail}")
+    counts = {"images": n_images, "embedded": n_embedded, "rejected": len(rejected)}
+    rows = pa.Table.from_pylist([asdict(each) for each in rejected], schemas.EMBEDDING_REJECTS)
+    store.commit(
+        "embedding_rejects",
+        recipe,
+        [store.write_shard("embedding_rejects", recipe.fingerprint, 0, rows)],
+        counts=counts,
+    )
     notes = {
         "encoder": recipe.inputs["encoder"],
         "model": settings.encoder.model,
         "pretrained": settings.encoder.pretrained,
+        "precision": sorted({each.precision for each in shards if each.precision is not None}),
     }
-    version = store.commit(
-        "embeddings", recipe, shards, counts={"images": n_images, "embedded": n_embedded}, notes=notes
-    )
-    build_index(store, version)
+    version = store.commit("embeddings", recipe, [each.shard for each in shards], counts=counts, notes=notes)
+    shutil.rmtree(version.folder / "leases", ignore_errors=True)
+    return counts
+
+
+@task(name="index-embeddings", cache_policy=NO_CACHE)
+def index_embeddings(root: Path, settings: IndexSettings, fingerprint: str) -> str:
+    """See that the index is there, of the kind that is wanted; returns what it is, for people."""
+    store = Store(root)
+    version = store.version("embeddings", fingerprint)
+    if not has_index(store, version, settings.kind):
+        build_index(store, version, **settings.model_dump())
+    manifest = SearchIndex(store, version).manifest
+    recall = json.loads((index_folder(store, version) / "recall.json").read_bytes())["recall"]["10"]
+    return f"{manifest['kind']}: {manifest['reason']}" + (f"; recall@10 {recall:.3f}" if recall is not None else "")
+
+
+def loader_threads(settings: EncodeSettings) -> int:
+    """Threads that decode for each device."""
+    if settings.loader_threads is not None:
+        return settings.loader_threads
+    return max(1, (os.cpu_count() or 1) // len(settings.encoder.device.split(",")))
 
 
 @task(name="encode-prompts", cache_policy=NO_CACHE)
@@ -101,8 +228,10 @@ def encode_prompts(root: Path, settings: EncodeSettings, recipe: Recipe) -> int:
     names = load_label_set(str(recipe.settings["labels"]), found).names
     pairs = [(template, name) for template in settings.templates for name in names]
     texts = [fill(template, name) for template, name in pairs]
-    vectors = load_encoder(settings.encoder).encode_texts(texts)
-    _check_vectors(vectors, len(texts))
+    encoder = load_encoder(settings.encoder, features=settings.features)
+    vectors = encoder.encode_texts(texts)
+    if not np.isfinite(vectors).all():
+        raise StoreError("encode: the encoder gave vectors of prompts that are not finite: is the checkpoint whole?")
     table = pa.table(
         [
             texts,
@@ -112,12 +241,13 @@ def encode_prompts(root: Path, settings: EncodeSettings, recipe: Recipe) -> int:
         ],
         schema=schemas.prompts(vectors.shape[1], settings.dtype),
     )
-    notes = {"encoder": recipe.inputs["encoder"]}
+    notes = {"encoder": recipe.inputs["encoder"], "image_px": list(encoder.image_px)}
     store.commit("prompts", recipe, [store.write_shard("prompts", recipe.fingerprint, 0, table)], notes=notes)
     return len(texts)
 
 
-def _check_overlays(settings: EncodeSettings, images: TableVersion) -> None:
+def check_overlays(settings: EncodeSettings, images: TableVersion) -> None:
+    """Refuse, before any work, overlays of collections that have no images."""
     if not settings.overlays:
         return
     collections = set(images.read(["source"])["source"].to_pylist())
@@ -125,12 +255,4 @@ def _check_overlays(settings: EncodeSettings, images: TableVersion) -> None:
     if unknown:
         raise PlaceprintError(
             f"encode.overlays: there are no images of {', '.join(sorted(unknown))}; there are of {', '.join(sorted(collections))}"
-        )
-
-
-def _check_vectors(vectors: Vectors, n_wanted: int) -> None:
-    norms = np.linalg.norm(vectors, axis=1)
-    if len(vectors) != n_wanted or not np.isfinite(vectors).all() or not np.allclose(norms, 1.0, atol=1e-3):
-        raise StoreError(
-            "encode: the encoder gave vectors that are not finite or not of unit length: is the checkpoint whole?"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -25,7 +26,11 @@ class EncoderSettings(Section):
 
     model: str = Field(DEMO_MODEL, description="an open_clip name, hf-hub:…, local-dir:…, or a model-config JSON")
     pretrained: str | None = Field(None, description="an open_clip tag, or a checkpoint (.safetensors, .pt)")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    device: str = Field("auto", description="auto (every GPU, or else the CPU), cpu, cuda:1, or several: cuda:0,cuda:1")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the image encoder; auto is float32 on a CPU and bfloat16 on a GPU"
+    )
+    compiled: bool = Field(False, description="compile the image encoder with torch.compile: for long runs")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sklearn.base import ClassifierMixin
@@ -83,16 +84,17 @@ def fit_heads(root: Path, settings: FitSettings, recipe: Recipe) -> int:
 
 
 def _read(store: Store, recipe: Recipe) -> _Data:
-    """Join images, embeddings and split by image_id."""
+    """Join images, embeddings and split by image_id; images that could not be embedded are left out."""
     images = unique_images(
         store.version("images", recipe.inputs["images"]), ["image_id", "source", "label", "latitude", "longitude"]
     )
     embeddings = store.version("embeddings", recipe.inputs["embeddings"])
-    splits = store.version("splits", recipe.inputs["splits"]).read()
     row_of_image = {identity: row for row, identity in enumerate(images["image_id"].to_pylist())}
     row_of_vector = {
         identity: row for row, identity in enumerate(embeddings.read(["image_id"])["image_id"].to_pylist())
     }
+    splits = store.version("splits", recipe.inputs["splits"]).read()
+    splits = splits.filter(pc.is_in(splits["image_id"], pa.array(row_of_vector, pa.string())))
     image_ids = splits["image_id"].to_pylist()
     images = images.take([row_of_image[identity] for identity in image_ids])
     labels = images["label"].to_pylist()

@@ -12,7 +12,7 @@ import pytest
 from storage import schemas
 from storage.catalog import connect, refresh_catalog
 from storage.errors import StoreError
-from storage.faiss_index import SearchIndex, build_index, index_folder
+from storage.faiss_index import SearchIndex, build_index
 from storage.store import Recipe, Store, TableVersion
 from storage.vectors import column_vectors, read_vectors, vector_column
 
@@ -71,27 +71,6 @@ def test_numpy_duckdb_and_faiss_agree_on_ten_neighbours(tmp_path: Path, dtype: s
             """,
         )
         assert [row[0] for row in nearest] == [f"image-{row:05d}" for row in exact]
-
-
-def test_index_of_another_table_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    version, other = (commit_vectors(store, unit_vectors(n, 8)) for n in (50, 60))
-    with pytest.raises(StoreError, match="missing or damaged"):
-        SearchIndex(store, version)
-    for each in (version, other):
-        build_index(store, each)
-    for name in ("flat.faiss", "manifest.json"):
-        (index_folder(store, other) / name).replace(index_folder(store, version) / name)
-    with pytest.raises(StoreError, match="built from another table"):
-        SearchIndex(store, version)
-
-
-def test_fewer_rows_than_wanted_neighbours(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    version = commit_vectors(store, unit_vectors(4, 8))
-    build_index(store, version)
-    cosines, rows = SearchIndex(store, version).search(unit_vectors(1, 8), 10)
-    assert cosines.shape == rows.shape == (1, 4)
 
 
 def test_older_version_is_named_by_its_fingerprint(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""One shard of embeddings: made from pictures, written, and believed only when it was read again.
+
+A shard's file carries the rows of its images and, in its metadata, the images that could not be read: so that every image
+of a shard is accounted for by one file that is there wholly or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage import schemas
+from storage.errors import StoreError
+from storage.vectors import Vectors, column_vectors, vector_column
+from tasks.images import ImageError
+
+_REJECTS = b"placeprint.rejects"
+# The largest deviation from length 1: float16 keeps about three digits of each number.
+_NORM_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An image that has no embedding: its id, a RejectReason, and what went wrong."""
+
+    image_id: str
+    reason: str
+    detail: str
+
+
+def shard_table(
+    image_ids: Sequence[str],
+    rows: Sequence[int],
+    embeddings: Vectors,
+    features: Vectors | None,
+    errors: Mapping[int, ImageError],
+    dtype: str,
+) -> pa.Table:
+    """The table of a shard.
+
+    Parameters
+    ----------
+    image_ids
+        Of all images of the shard.
+    rows, embeddings, features
+        Which of them have vectors, and these: (n, d) and (n, w) float32.
+    errors
+        Why the others have none; kept in the schema's metadata.
+    dtype
+        ``float16`` or ``float32``, of the stored vectors.
+    """
+    columns = [pa.array([image_ids[row] for row in rows], pa.string()), vector_column(embeddings, dtype)]
+    if features is not None:
+        columns.append(vector_column(features, dtype))
+    n_features = None if features is None else features.shape[1]
+    schema = schemas.embeddings(embeddings.shape[1], dtype, n_features)
+    rejects = [[image_ids[row], error.reason.value, error.detail] for row, error in sorted(errors.items())]
+    return pa.table(columns, schema=schema.with_metadata({_REJECTS: json.dumps(rejects)}))
+
+
+def checked_shard(path: Path, image_ids: Sequence[str]) -> list[Rejected]:
+    """Read a shard again and check it against the images that it must account for; returns those without a row.
+
+    Raises
+    ------
+    StoreError
+        When it cannot be read, belongs to other images, or has vectors that are not finite or not of unit length.
+    """
+    try:
+        rows = pq.read_table(path, page_checksum_verification=True)
+        rejected = [Rejected(*entry) for entry in json.loads((rows.schema.metadata or {})[_REJECTS])]
+        found = rows["image_id"].to_pylist()
+        vectors = column_vectors(rows["embedding"])
+    # A damaged footer may say that the columns are of other types.
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    without = {each.image_id for each in rejected}
+    if found != [identity for identity in image_ids if identity not in without] or len(without) + len(found) != len(
+        image_ids
+    ):
+        raise StoreError(f"{path} does not hold the images that it should")
+    norms = np.linalg.norm(vectors, axis=1)
+    if not np.isfinite(vectors).all() or not np.allclose(norms, 1.0, atol=_NORM_TOLERANCE):
+        raise StoreError(f"{path} holds vectors that are not finite or not of unit length")
+    if "features" in rows.column_names and not np.isfinite(column_vectors(rows["features"])).all():
+        raise StoreError(f"{path} holds features that are not finite")
+    return rejected

@@ -1,0 +1,83 @@
+"""The image side of a CLIP, with its last projection apart: embeddings, and the pooled features before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from storage.errors import PlaceprintError
+
+
+class ImageTower(nn.Module):
+    """Pixels in, embeddings (not normalised) and perhaps pooled features out.
+
+    Parameters
+    ----------
+    model
+        An open_clip model. With `features` its projection is taken out of it.
+
+    Raises
+    ------
+    PlaceprintError
+        With `features`, when the model has no projection that can be told apart.
+    """
+
+    def __init__(self, model: nn.Module, *, features: bool) -> None:
+        super().__init__()
+        self._model = model
+        self._project = _taken_projection(model) if features else None
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (n, d), and features (n, w) or None."""
+        found: Tensor = self._model.encode_image(pixels)  # type: ignore[operator]
+        return (found, None) if self._project is None else (self._project(found), found)
+
+    def to(self, *args: Any, **kwargs: Any) -> ImageTower:
+        """Move or convert the image side alone: texts stay in float32."""
+        visual: nn.Module = self._model.visual  # type: ignore[assignment]
+        visual.to(*args, **kwargs)
+        if isinstance(self._project, nn.Module):
+            self._project.to(*args, **kwargs)
+        return self
+
+
+class _Product(nn.Module):
+    def __init__(self, matrix: nn.Parameter) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return pooled @ self.matrix
+
+
+def _taken_projection(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Take the last projection out of a model, whose images then end as pooled features; returns the projection."""
+    visual = getattr(model, "visual", None)
+    if type(model) in (open_clip.CLIP, open_clip.CustomTextCLIP):
+        if isinstance(visual, VisionTransformer) and visual.proj is not None:
+            projection = _Product(visual.proj)
+            visual.proj = None
+            return projection
+        if isinstance(visual, TimmModel) and len(list(visual.head.children())) > 0:
+            head: nn.Module = visual.head
+            visual.head = nn.Sequential()
+            return head
+        if isinstance(visual, ModifiedResNet):
+            # The pool reads its weight itself: it is given the identity in place of the projection.
+            taken: nn.Linear = visual.attnpool.c_proj
+            identity = nn.Linear(taken.in_features, taken.in_features).to(taken.weight.device)
+            with torch.no_grad():
+                identity.weight.copy_(torch.eye(taken.in_features))
+                identity.bias.zero_()
+            visual.attnpool.c_proj = identity
+            return taken
+    raise PlaceprintError(
+        f"encode.features: {type(model).__name__} with {type(visual).__name__} has no projection that can be told apart"
+    )
