@@ -32,6 +32,8 @@ def use_store(root: Path) -> None:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # The first start makes the database: on a slow disk longer than Prefect's 20 seconds.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        # Torch's threads sleep while they wait: on a CPU, those that decode images use the same cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
         # Weights come from files or from a hub's cache; the libraries' own telemetry is off as well.
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

@@ -9,7 +9,7 @@ import open_clip
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 
 from storage.errors import PlaceprintError
@@ -31,6 +31,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, model: nn.Module, *, features: bool) -> None:
         super().__init__()
+        _keep_pooled_token_alone(model)
         self._model = model
         self._project = _taken_projection(model) if features else None
 
@@ -46,6 +47,42 @@ class ImageTower(nn.Module):
         if isinstance(self._project, nn.Module):
             self._project.to(*args, **kwargs)
         return self
+
+
+class _LastBlock(nn.Module):
+    """The last block of a vision transformer, for its first token alone: nobody reads the others.
+
+    Of a block's products all but keys and values are saved: of ViT-B-32 about 7 % of the work.
+    """
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__()
+        self._block = block
+
+    def forward(self, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """(n, 1, w) of (n, l, w)."""
+        block: Any = self._block
+        seen = block.ln_1(tokens)
+        mask = None if attn_mask is None else attn_mask[..., :1, :]
+        attended = block.attn(seen[:, :1], seen, seen, need_weights=False, attn_mask=mask)[0]
+        first = tokens[:, :1] + block.ls_1(attended)
+        found: Tensor = first + block.ls_2(block.mlp(block.ln_2(first)))
+        return found
+
+
+def _keep_pooled_token_alone(model: nn.Module) -> None:
+    """Have the last block of a vision transformer that pools its first token compute nothing else."""
+    visual = getattr(model, "visual", None)
+    if (
+        isinstance(visual, VisionTransformer)
+        and visual.pool_type == "tok"
+        and visual.attn_pool is None
+        and not visual.output_tokens
+        and isinstance(visual.transformer, Transformer)
+        and visual.transformer.batch_first
+        and type(visual.transformer.resblocks[-1]) is ResidualAttentionBlock
+    ):
+        visual.transformer.resblocks[-1] = _LastBlock(visual.transformer.resblocks[-1])
 
 
 class _Product(nn.Module):

@@ -45,7 +45,10 @@ def files(root: Path) -> dict[str, bytes]:
         str(path.relative_to(root)): path.read_bytes()
         for part in ("tables", "images", "indexes", "reports")
         for path in sorted((root / part).rglob("*"))
-        if path.is_file() and path.suffix != ".tmp" and not (part == "tables" and path.name == "manifest.json")
+        if path.is_file()
+        and path.suffix != ".tmp"
+        and not (part == "tables" and path.name == "manifest.json")
+        and path.name != "recall.json"
     }
 
 
@@ -144,7 +147,7 @@ def test_second_run_does_no_work(demo_store: Path) -> None:
     assert set(run["reused"]) == {"collect", "embeddings", "prompts", "split", "fit", "publish"}
     plan = Plan.of(demo(demo_store))
     assert plan is not None
-    assert plan.finished_page(Store(demo_store)) == page
+    assert plan.finished_page(Store(demo_store), demo(demo_store)) == page
 
 
 def test_artifacts_are_there_for_the_ui(demo_store: Path) -> None:  # noqa: ARG001  (the run that left them)
