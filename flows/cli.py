@@ -202,7 +202,17 @@ def encode(
     config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
 ) -> None:
     """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index."""
-    _run_stage("encode", _settings(config, set_, store, verbose))
+    settings = _settings(config, set_, store, verbose)
+    from storage.store import Store
+    from tasks.encode.recipes import already_encoded
+
+    # Asked before Prefect is imported, which takes longer than to see that there is nothing to do.
+    found = already_encoded(Store(settings.store), settings.encode, settings.labels)
+    if found is not None:
+        output.print(f"encode: nothing to do, embeddings {found} are there", highlight=False)
+        _refresh(settings)
+    else:
+        _run_stage("encode", settings)
 
 
 @app.command()

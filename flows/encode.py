@@ -17,17 +17,16 @@ from storage.errors import PlaceprintError
 from storage.runs import RunRecord, last_figures, recorded
 from storage.store import Recipe, Store, TableVersion
 from tasks.collect.steps import unique_images
+from tasks.encode.recipes import IMAGE_TABLES, embeddings_recipe, prompts_recipe
 from tasks.encode.settings import EncodeSettings
 from tasks.encode.steps import (
     EncodedShard,
     check_overlays,
     commit_embeddings,
-    embeddings_recipe,
     encode_prompts,
     encode_shard,
     index_embeddings,
     loader_threads,
-    prompts_recipe,
 )
 from tasks.encode.telemetry import Times, estimate, table, warning
 
@@ -52,7 +51,7 @@ def encode(settings: Settings, images: str | None = None) -> dict[str, str]:
             with working("encode prompts"):
                 n_prompts = encode_prompts(store.root, settings.encode, prompt_recipe)
             say("encode: %d prompts", n_prompts)
-        if store.reuse(image_recipe, ["embedding_rejects", "embeddings"]):
+        if store.reuse(image_recipe, IMAGE_TABLES):
             run.reused.append("embeddings")
             say("encode: nothing to do, embeddings %s are there", image_recipe.fingerprint)
         else:

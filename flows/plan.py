@@ -9,7 +9,7 @@ from flows.settings import Settings
 from storage.faiss_index import has_index
 from storage.store import Recipe, Store
 from tasks.collect.steps import collect_recipe, known_listings
-from tasks.encode.steps import embeddings_recipe, prompts_recipe
+from tasks.encode.recipes import IMAGE_TABLES, embeddings_recipe, prompts_recipe
 from tasks.heads.steps import fit_recipe
 from tasks.report.steps import report_recipe
 from tasks.split.steps import split_recipe
@@ -52,7 +52,7 @@ class Plan:
             return None
         made = [
             store.reuse(self.images, ["rejects", "images"]),
-            store.reuse(self.embeddings, ["embedding_rejects", "embeddings"]),
+            store.reuse(self.embeddings, IMAGE_TABLES),
             store.reuse(self.prompts, ["prompts"]),
             store.reuse(self.splits, ["splits"]),
             store.reuse(self.metrics, ["predictions", "metrics"]),

@@ -17,8 +17,9 @@ from typing import Any
 # No module here may compute with torch before the fork: a child would wait for threads that it does not have.
 import tasks.encode.compute  # noqa: F401
 from storage.store import Store
+from tasks.encode.recipes import embeddings_recipe
 from tasks.encode.settings import EncodeSettings
-from tasks.encode.steps import commit_embeddings, embeddings_recipe, encode_shard, index_embeddings
+from tasks.encode.steps import commit_embeddings, encode_shard, index_embeddings
 
 
 def encode(root: Path, shard_size: int) -> None:

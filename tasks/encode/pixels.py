@@ -26,7 +26,7 @@ Pixels = npt.NDArray[np.uint8]
 # A JPEG is decoded smaller only where its shorter side stays so many times larger than what is needed, so that the resize
 # that follows still decides what is seen, and only where both sides can be divided: libjpeg would round them up, which moves
 # the picture by a part of a pixel. docs/encode.md has the cosines that were measured with and without these two rules.
-SCALED_MARGIN = 3.0
+SCALED_MARGIN = 4.0
 _SCALES = (8, 4, 2)
 _EXIF_ORIENTATION = 0x0112
 
@@ -129,8 +129,8 @@ def _plain_jpeg(data: bytes, min_side_px: float) -> tuple[Pixels, tuple[int, int
 def _scale(height: int, width: int, min_side_px: float) -> int:
     """By how much a JPEG may be decoded smaller.
 
-    >>> _scale(3000, 4000, 672.0), _scale(3024, 4032, 672.0), _scale(3001, 4000, 672.0)
-    (4, 4, 1)
+    >>> _scale(3000, 4000, 896.0), _scale(6000, 8000, 896.0), _scale(3001, 4000, 896.0)
+    (2, 4, 1)
     """
     return next(
         (

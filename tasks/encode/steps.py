@@ -25,46 +25,10 @@ from tasks.collect.steps import unique_images
 from tasks.encode.settings import EncodeSettings, IndexSettings, fill
 from tasks.encode.shards import Rejected, checked_shard, shard_table
 from tasks.encode.telemetry import Times
-from tasks.encode.weights import find_weights
 from tasks.labels.label_set import load_label_set
 
-STEP_VERSION = 2
 # How often to look whether another run has finished a shard.
 _LOOK_AGAIN_S = 0.5
-
-
-def embeddings_recipe(settings: EncodeSettings, images: str) -> Recipe:
-    """What makes the embeddings: the weights, the stored type, the images, what is blanked in them.
-
-    Batch size and device are not in it, and of the precision what was asked for: ``auto`` is another one on another device. A
-    preset of an overlay is in it with its numbers.
-    """
-    overlays = {
-        collection: [list(rectangle) for rectangle in overlay] for collection, overlay in settings.overlays.items()
-    }
-    return Recipe(
-        step="encode",
-        step_version=STEP_VERSION,
-        settings={
-            "dtype": settings.dtype,
-            "shard_size": settings.shard_size,
-            "features": settings.features,
-            "exact": settings.exact,
-            "precision": settings.encoder.precision,
-            **({"overlays": overlays} if overlays else {}),
-        },
-        inputs={"images": images, "encoder": find_weights(settings.encoder).encoder_id},
-    )
-
-
-def prompts_recipe(settings: EncodeSettings, images: str, labels: str) -> Recipe:
-    """What makes the prompt embeddings: the weights, the templates, the label set."""
-    return Recipe(
-        step="encode-prompts",
-        step_version=STEP_VERSION,
-        settings={"dtype": settings.dtype, "templates": list(settings.templates), "labels": labels},
-        inputs={"images": images, "encoder": find_weights(settings.encoder).encoder_id},
-    )
 
 
 @dataclass(frozen=True)

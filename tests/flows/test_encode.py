@@ -116,8 +116,9 @@ def test_nothing_is_published_when_no_image_can_be_read(fresh: Path) -> None:
 
 
 def test_nothing_is_published_when_counts_do_not_reconcile(fresh: Path) -> None:
+    from tasks.encode.recipes import embeddings_recipe
     from tasks.encode.settings import EncodeSettings
-    from tasks.encode.steps import commit_embeddings, embeddings_recipe, encode_shard
+    from tasks.encode.steps import commit_embeddings, encode_shard
 
     settings, store = EncodeSettings(shard_size=30), Store(fresh)
     recipe = embeddings_recipe(settings, store.version("images").fingerprint)
@@ -224,7 +225,7 @@ def test_second_run_does_nothing(fresh: Path) -> None:
 
 def test_shard_that_another_run_is_making_is_waited_for(fresh: Path, undisturbed: dict[str, bytes]) -> None:
     """Another machine has a lease, and vanishes: the run takes other shards first, and this one when the lease ended."""
-    from tasks.encode.steps import embeddings_recipe
+    from tasks.encode.recipes import embeddings_recipe
 
     settings = wanted(fresh, Path("unused")).encode
     folder = Store(fresh).folder(

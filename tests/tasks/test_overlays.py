@@ -18,8 +18,8 @@ from storage.store import Store
 from storage.vectors import read_vectors
 from tasks.encode.encoder import load_encoder
 from tasks.encode.overlays import BLANK, PRESETS, Rectangle, blank
+from tasks.encode.recipes import embeddings_recipe
 from tasks.encode.settings import EncodeSettings
-from tasks.encode.steps import embeddings_recipe
 from tasks.encode.weights import EncoderSettings
 
 GEOGUESSR = PRESETS["geoguessr"]

@@ -1,0 +1,64 @@
+"""What makes the embeddings and the prompts, and whether they are there: known without Prefect and without torch."""
+
+from __future__ import annotations
+
+from storage.errors import StoreError
+from storage.faiss_index import has_index
+from storage.store import Recipe, Store
+from tasks.encode.settings import EncodeSettings
+from tasks.encode.weights import find_weights
+
+STEP_VERSION = 2
+IMAGE_TABLES = ("embedding_rejects", "embeddings")
+
+
+def embeddings_recipe(settings: EncodeSettings, images: str) -> Recipe:
+    """What makes the embeddings: the weights, the stored type, the images, what is blanked in them.
+
+    Batch size and device are not in it, and of the precision what was asked for: ``auto`` is another one on another device. A
+    preset of an overlay is in it with its numbers.
+    """
+    overlays = {
+        collection: [list(rectangle) for rectangle in overlay] for collection, overlay in settings.overlays.items()
+    }
+    return Recipe(
+        step="encode",
+        step_version=STEP_VERSION,
+        settings={
+            "dtype": settings.dtype,
+            "shard_size": settings.shard_size,
+            "features": settings.features,
+            "exact": settings.exact,
+            "precision": settings.encoder.precision,
+            **({"overlays": overlays} if overlays else {}),
+        },
+        inputs={"images": images, "encoder": find_weights(settings.encoder).encoder_id},
+    )
+
+
+def prompts_recipe(settings: EncodeSettings, images: str, labels: str) -> Recipe:
+    """What makes the prompt embeddings: the weights, the templates, the label set."""
+    return Recipe(
+        step="encode-prompts",
+        step_version=STEP_VERSION,
+        settings={"dtype": settings.dtype, "templates": list(settings.templates), "labels": labels},
+        inputs={"images": images, "encoder": find_weights(settings.encoder).encoder_id},
+    )
+
+
+def already_encoded(store: Store, settings: EncodeSettings, labels: str) -> str | None:
+    """The fingerprint of the embeddings of the images collected last, if all that `encode` makes is there; else None.
+
+    What is there becomes selected.
+    """
+    try:
+        images = store.version("images").fingerprint
+    except StoreError:
+        return None
+    embeddings = embeddings_recipe(settings, images)
+    if not store.reuse(prompts_recipe(settings, images, labels), ["prompts"]):
+        return None
+    if not store.reuse(embeddings, IMAGE_TABLES):
+        return None
+    version = store.version("embeddings", embeddings.fingerprint)
+    return version.fingerprint if has_index(store, version, settings.index.kind) else None
