@@ -41,6 +41,7 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/collect.py
+	$(BIN)/python benchmarks/encode.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_settings_page.py

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from flows.environment import default_store, quiet_terminal, use_store
 from storage.errors import PlaceprintError
+from storage.s3_path import StorePath, store_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,7 +44,10 @@ SetOption = Annotated[
 ]
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="The store's folder. Default: the setting, $PLACEPRINT_STORE, or `store`."),
+    typer.Option(
+        "--store",
+        help="The store's folder, or s3://bucket/folder. Default: the setting, $PLACEPRINT_STORE, or `store`.",
+    ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log and full tracebacks.")]
 
@@ -71,7 +75,7 @@ def _settings(config: Path | None, overrides: list[str] | None, store: Path | No
 
     settings = load_settings(config, overrides or [])
     if store is not None:
-        settings = settings.model_copy(update={"store": store})
+        settings = settings.model_copy(update={"store": store_path(store)})
     _open_store(settings.store)
     use_store(settings.store)
     if not verbose:
@@ -79,7 +83,7 @@ def _settings(config: Path | None, overrides: list[str] | None, store: Path | No
     return settings
 
 
-def _open_store(root: Path | None) -> object:
+def _open_store(root: StorePath | None) -> object:
     from storage.store import Store
 
     return Store(root or default_store())
@@ -113,7 +117,7 @@ def run(
     _next_steps(settings.store)
 
 
-def _print_results(store: Path) -> None:
+def _print_results(store: StorePath) -> None:
     from storage.store import Store
     from tasks.report.steps import main_results
 
@@ -128,7 +132,7 @@ def _print_results(store: Path) -> None:
     output.print(table)
 
 
-def _next_steps(store: Path) -> None:
+def _next_steps(store: StorePath) -> None:
     # The command as the user can type it: inside a virtual environment it may not be on the path.
     folder = Path(sys.argv[0]).absolute().parent
     on_path = str(folder) in os.environ.get("PATH", "").split(os.pathsep)

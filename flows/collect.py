@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect import flow
@@ -13,6 +12,7 @@ from prefect.tasks import exponential_backoff
 from flows.progress import gather, say, working
 from flows.settings import Settings
 from storage.runs import RunRecord, recorded
+from storage.s3_path import StorePath
 from storage.store import Store
 from tasks.collect.service import ServiceSettings
 from tasks.collect.source import Item
@@ -84,7 +84,7 @@ def _collect(store: Store, settings: Settings, run: RunRecord) -> str:
     ]
     done = gather("collect", shards, [part.stop - part.start for part in parts])
     missing = [path for counts in done for path in counts.unreachable]
-    services: dict[str, Path] = {
+    services: dict[str, StorePath] = {
         source.name: listings[source.name] for source in sources if isinstance(source.settings, ServiceSettings)
     }
     recipe = collect_recipe(settings.collect, settings.labels, services, missing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -11,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.progress import say, working
 from flows.settings import Settings
 from storage.runs import recorded
+from storage.s3_path import StorePath
 from storage.store import Store
 from tasks.collect.sources import open_sources
 from tasks.describe.card import card_text
@@ -19,7 +19,7 @@ from tasks.describe.steps import CARD, collections, describe_collection, safe_na
 
 
 @flow(name="describe", flow_run_name="describe")
-def describe(settings: Settings, images: str | None = None) -> list[Path]:
+def describe(settings: Settings, images: str | None = None) -> list[StorePath]:
     """Describe every collection of the images collected last, or of a version; returns the folders.
 
     Parameters

@@ -9,18 +9,20 @@ import os
 from pathlib import Path
 
 from storage.errors import StoreError
+from storage.local_copies import local_place
+from storage.s3_path import StorePath, store_path
 
 DEFAULT_STORE = Path("store")
 
 
-def default_store() -> Path:
+def default_store() -> StorePath:
     """``PLACEPRINT_STORE``, or the folder ``store``."""
-    return Path(os.environ.get("PLACEPRINT_STORE", DEFAULT_STORE))
+    return store_path(os.environ.get("PLACEPRINT_STORE", str(DEFAULT_STORE)))
 
 
-def use_store(root: Path) -> None:
-    """Have Prefect keep its database and results in the store. Call it before any flow is imported."""
-    home = root.expanduser().absolute() / ".prefect"
+def use_store(root: StorePath) -> None:
+    """Have Prefect keep its database and results in the store, or near one on S3. Call it before any flow is imported."""
+    home = local_place(store_path(root).expanduser().absolute()) / ".prefect"
     try:
         home.mkdir(parents=True, exist_ok=True)  # Prefect does not make the folders above its own
     except OSError as error:

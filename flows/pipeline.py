@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow
 
 from flows.collect import collect
@@ -15,11 +13,12 @@ from flows.settings import Settings
 from flows.split import split
 from storage.catalog import refresh_catalog
 from storage.runs import recorded
+from storage.s3_path import StorePath
 from storage.store import Store
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline(settings: Settings) -> Path | None:
+def pipeline(settings: Settings) -> StorePath | None:
     """Run the whole pipe; returns the report's page, or None where there are no labels to learn from."""
     store = Store(settings.store)
     with recorded(store, "pipeline", settings.model_dump(mode="json")):

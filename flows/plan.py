@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from flows.settings import Settings
 from storage.faiss_index import has_index
+from storage.s3_path import StorePath
 from storage.store import Recipe, Store
 from tasks.collect.steps import collect_recipe, known_listings
 from tasks.encode.recipes import IMAGE_TABLES, embeddings_recipe, prompts_recipe
@@ -45,7 +45,7 @@ class Plan:
         metrics = fit_recipe(settings.fit, inputs, settings.labels)
         return cls(images, embeddings, prompts, splits, metrics, report_recipe(settings.publish, metrics.fingerprint))
 
-    def finished_page(self, store: Store, settings: Settings) -> Path | None:
+    def finished_page(self, store: Store, settings: Settings) -> StorePath | None:
         """The report's page if everything is there already, else None. What is there becomes selected."""
         page = report_page(store, self.report)
         if not page.is_file():
@@ -63,6 +63,6 @@ class Plan:
         return page if has_index(store, embeddings, settings.encode.index.kind) else None
 
 
-def report_page(store: Store, recipe: Recipe) -> Path:
+def report_page(store: Store, recipe: Recipe) -> StorePath:
     """Where the page of a report lies."""
     return store.root / "reports" / recipe.fingerprint / "index.html"

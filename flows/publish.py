@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -11,12 +9,13 @@ from flows.plan import report_page
 from flows.progress import say, working
 from flows.settings import Settings
 from storage.runs import recorded
+from storage.s3_path import StorePath
 from storage.store import Store
 from tasks.report.steps import publish_report, report_recipe, report_summary
 
 
 @flow(name="publish", flow_run_name="publish")
-def publish(settings: Settings, metrics: str | None = None) -> Path:
+def publish(settings: Settings, metrics: str | None = None) -> StorePath:
     """Write the report on some metrics (by default those made last); returns the path of its page."""
     store = Store(settings.store)
     recipe = report_recipe(settings.publish, store.version("metrics", metrics).fingerprint)

@@ -13,6 +13,7 @@ import jinja2
 from storage.atomic import write_bytes
 from storage.errors import PlaceprintError
 from storage.faiss_index import SearchIndex
+from storage.s3_path import StorePath
 from storage.store import Store
 from tasks.encode.weights import EncoderSettings, find_weights
 from tasks.images import ImageError, decode_rgb
@@ -28,7 +29,7 @@ class Hit:
     label: str | None
     source: str
     path: str
-    file: Path
+    file: StorePath
 
 
 def search(store: Store, query: str, *, k: int = 10, device: str = "auto") -> list[Hit]:
@@ -66,7 +67,7 @@ def search(store: Store, query: str, *, k: int = 10, device: str = "auto") -> li
     ]
 
 
-def write_page(store: Store, query: str, hits: Sequence[Hit]) -> Path:
+def write_page(store: Store, query: str, hits: Sequence[Hit]) -> StorePath:
     """Write the hits as a self-contained page in the store; returns its path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks.report"), autoescape=True, undefined=jinja2.StrictUndefined

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema
 
 from flows.environment import default_store
+from storage.s3_path import StorePath, store_path
 from tasks.collect.settings import CollectSettings
 from tasks.encode.settings import EncodeSettings
 from tasks.heads.settings import FitSettings
@@ -23,7 +24,12 @@ from tasks.split.settings import SplitSettings
 class Settings(Section):
     """Settings of the whole pipeline. The defaults are the demo."""
 
-    store: Path = Field(default_factory=default_store, description="folder that holds everything")
+    store: Annotated[
+        StorePath,
+        PlainValidator(store_path),
+        PlainSerializer(str, return_type=str),
+        WithJsonSchema({"type": "string", "format": "path"}),
+    ] = Field(default_factory=default_store, description="folder, or s3://bucket/folder, that holds everything")
     labels: str = Field(COUNTRY211, description="country211, from-data, or a CSV with name[, region, continent]")
     collect: CollectSettings = CollectSettings()
     encode: EncodeSettings = EncodeSettings()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from storage.errors import StoreError
+from storage.s3_path import S3Path, StorePath, upload
 
 
 @contextmanager
-def atomic_path(path: Path, *, durable: bool = True, exclusive: bool = False) -> Iterator[Path]:
+def atomic_path(path: StorePath, *, durable: bool = True, exclusive: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there appears at `path` in one step.
+
+    For a path on S3 it is a file of this machine, which is uploaded at the end: an object is there wholly or not at all.
 
     Parameters
     ----------
@@ -29,6 +34,12 @@ def atomic_path(path: Path, *, durable: bool = True, exclusive: bool = False) ->
     StoreError
         When the disk is full or the folder cannot be written; nothing is left behind.
     """
+    if isinstance(path, S3Path):
+        with TemporaryDirectory(prefix="placeprint-") as folder:
+            yield Path(folder) / path.name
+            if not (exclusive and path.is_file()):
+                upload(Path(folder) / path.name, path)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +60,11 @@ def atomic_path(path: Path, *, durable: bool = True, exclusive: bool = False) ->
             temporary.unlink()
 
 
-def write_bytes(path: Path, data: bytes, *, durable: bool = True, exclusive: bool = False) -> None:
-    """Write a small file through `atomic_path`."""
+def write_bytes(path: StorePath, data: bytes, *, durable: bool = True, exclusive: bool = False) -> None:
+    """Write a small file through `atomic_path`; on S3, in one put."""
+    if isinstance(path, S3Path):
+        path.write_bytes(data, exclusive=exclusive)
+        return
     with atomic_path(path, durable=durable, exclusive=exclusive) as temporary:
         temporary.write_bytes(data)
 
@@ -69,3 +83,12 @@ def _explain(error: OSError, path: Path) -> str:
     if error.errno == errno.ENOTDIR:
         return f"{path.parent} cannot hold files: a part of that path is a file"
     return f"cannot write {path}: {error.strerror or error}"
+
+
+def remove_folder(path: StorePath) -> None:
+    """Remove a folder and all that lies in it, if it is there; what cannot be removed stays."""
+    if isinstance(path, S3Path):
+        with suppress(FileNotFoundError):
+            path.filesystem.delete_dir(path.key)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import faiss
@@ -22,6 +21,8 @@ from storage.index_rows import vector_dimension
 from storage.index_search import SearchIndex
 from storage.index_sidecar import describe_index, find_extensible, index_folder
 from storage.index_training import add_shards, build, skip_random_levels
+from storage.local_copies import local_copy
+from storage.s3_path import StorePath
 from storage.store import Store, TableVersion
 
 __all__ = ["SearchIndex", "build_index", "has_index", "index_folder"]
@@ -39,7 +40,7 @@ def build_index(
     recall_goal: float = 0.99,
     n_recall_queries: int = 1000,
     seed: int = 0,
-) -> Path:
+) -> StorePath:
     """Build the index of a version, or extend that of an earlier one, and write it, its recall and its sidecar.
 
     The same table and settings give the same bytes, with one thread or two (compared with FAISS 1.15.1 for every
@@ -133,16 +134,16 @@ def has_index(store: Store, version: TableVersion, kind: Kind | Literal["auto"] 
     return kind in ("auto", found)
 
 
-def _extended(path: Path, sidecar: Mapping[str, Any], version: TableVersion) -> faiss.Index:
+def _extended(path: StorePath, sidecar: Mapping[str, Any], version: TableVersion) -> faiss.Index:
     """The index of a file, with the vectors of the shards that it lacks."""
-    index = faiss.read_index(str(path))
+    index = faiss.read_index(str(local_copy(path, f"{sidecar['file']['blake2b']}.faiss")))
     if sidecar["kind"] == "hnsw":
         skip_random_levels(index)
     add_shards(index, version, sidecar["kind"], first_shard=len(sidecar["shards"]))
     return index
 
 
-def _write(index: faiss.Index, path: Path) -> None:
+def _write(index: faiss.Index, path: StorePath) -> None:
     with atomic_path(path) as temporary:
         try:
             faiss.write_index(index, str(temporary))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
 from storage.atomic import write_bytes
+from storage.s3_path import StorePath
 
 
 def image_id(data: bytes) -> str:
@@ -14,7 +14,7 @@ def image_id(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def put_image(root: Path, data: bytes, suffix: str, folder: str = "images") -> tuple[str, str]:
+def put_image(root: StorePath, data: bytes, suffix: str, folder: str = "images") -> tuple[str, str]:
     """Keep an image; returns its id and its path relative to the store.
 
     Parameters

@@ -8,8 +8,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from storage.s3_path import parquet_file
 from storage.store import ROW_GROUP_ROWS, TableVersion
 from storage.vectors import Vectors, column_vectors
 
@@ -19,7 +19,7 @@ COLUMN = "embedding"
 def vector_dimension(version: TableVersion) -> int:
     """Dimension of the vectors; 0 where there is no shard to tell it."""
     files = version.files
-    return int(pq.read_schema(files[0]).field(COLUMN).type.list_size) if files else 0
+    return int(parquet_file(files[0]).schema_arrow.field(COLUMN).type.list_size) if files else 0
 
 
 def vector_blocks(version: TableVersion, first_shard: int = 0) -> Iterator[tuple[int, Vectors]]:
@@ -34,7 +34,7 @@ def vector_blocks(version: TableVersion, first_shard: int = 0) -> Iterator[tuple
     """
     first_row = sum(int(shard["rows"]) for shard in version.manifest["shards"][:first_shard])
     for path in version.files[first_shard:]:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(path) as file:
             for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=[COLUMN]):
                 vectors = column_vectors(pa.chunked_array([batch.column(0)]))
                 faiss.normalize_L2(vectors)

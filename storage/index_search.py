@@ -12,6 +12,7 @@ from storage.errors import StoreError
 from storage.index_gpu import GPU_KINDS, GPU_MAX_NEIGHBOURS, gpu_copy, has_gpu
 from storage.index_recall import Rows, apply_search
 from storage.index_sidecar import CURE, file_hash, index_folder, missing, read_sidecar
+from storage.local_copies import local_copy
 from storage.store import Store, TableVersion
 from storage.vectors import Vectors
 
@@ -38,8 +39,9 @@ class SearchIndex:
         path = index_folder(store, version) / sidecar["file"]["name"]
         if verify and file_hash(path) != sidecar["file"]["blake2b"]:
             raise StoreError(f"{path} is damaged: delete it and {CURE}")
+        local = local_copy(path, f"{sidecar['file']['blake2b']}.faiss")
         try:
-            index: Any = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+            index: Any = faiss.read_index(str(local), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
         except (RuntimeError, MemoryError) as error:  # the latter where a damaged header asks for too much
             raise missing(version) from error
         header = (type(index).__name__, index.ntotal, index.d, index.metric_type)

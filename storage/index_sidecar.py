@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import faiss
 
 from storage.errors import StoreError
 from storage.index_kind import KINDS, IndexParameters
+from storage.s3_path import StorePath, sorted_glob
 from storage.store import Store, TableVersion
 
 FORMAT = 2
 CURE = "run `placeprint encode`"
 
 
-def index_folder(store: Store, version: TableVersion) -> Path:
+def index_folder(store: Store, version: TableVersion) -> StorePath:
     """Where the index of an embeddings version lies."""
     return store.root / "indexes" / version.fingerprint
 
@@ -26,7 +26,7 @@ def index_folder(store: Store, version: TableVersion) -> Path:
 def describe_index(
     version: TableVersion,
     dimension: int,
-    path: Path,
+    path: StorePath,
     parameters: Mapping[str, Any],
     reason: str,
     search: Mapping[str, int],
@@ -77,10 +77,10 @@ def missing(version: TableVersion) -> StoreError:
 
 def find_extensible(
     store: Store, version: TableVersion, dimension: int, wanted: IndexParameters
-) -> tuple[Path, dict[str, Any]] | None:
+) -> tuple[StorePath, dict[str, Any]] | None:
     """The largest index, with its sidecar, that holds the first shards of this version and was built as `wanted`."""
     found = []
-    for manifest in sorted((store.root / "indexes").glob("*/manifest.json")):
+    for manifest in sorted_glob(store.root / "indexes", "*/manifest.json"):
         sidecar = _sidecar_in(manifest.parent)
         if sidecar is None or (sidecar["table"], sidecar["dimension"]) != (version.table, dimension):
             continue
@@ -96,13 +96,13 @@ def find_extensible(
     return None
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: StorePath) -> str:
     """blake2b-128 of a file's content, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _sidecar_in(folder: Path) -> dict[str, Any] | None:
+def _sidecar_in(folder: StorePath) -> dict[str, Any] | None:
     """What the sidecar says; None where there is none, or it is not one of ours."""
     try:
         sidecar = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def _sidecar_in(folder: Path) -> dict[str, Any] | None:
     return sidecar if complete else None
 
 
-def _is_whole(folder: Path, sidecar: Mapping[str, Any]) -> bool:
+def _is_whole(folder: StorePath, sidecar: Mapping[str, Any]) -> bool:
     # Of a file that is too short the memory map would end the process when it is read past its end.
     path = folder / str(sidecar["file"]["name"])
     return path.is_file() and path.stat().st_size == sidecar["file"]["bytes"]

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.atomic import write_bytes
+from storage.errors import StoreError
+from storage.s3_path import StorePath
 
 TTL_S = 60.0
 
@@ -35,7 +37,7 @@ class Leases:
         Seconds without a renewal after which a lease is free again.
     """
 
-    def __init__(self, folder: Path, ttl_s: float = TTL_S) -> None:
+    def __init__(self, folder: StorePath, ttl_s: float = TTL_S) -> None:
         self.folder = folder
         self.ttl_s = ttl_s
 
@@ -61,15 +63,15 @@ class Leases:
         path = self._path(name)
         if self._is_abandoned(name):
             path.unlink(missing_ok=True)
-        write_bytes(path, json.dumps({"owner": owner, **_whereabouts()}).encode(), durable=False, exclusive=True)
+        write_bytes(path, self._content(owner), durable=False, exclusive=True)
         return self._owner(name) == owner
 
     def _renew(self, name: str, owner: str, stop: threading.Event) -> None:
         while not stop.wait(self.ttl_s / 4):
             if self._owner(name) != owner:
                 return  # it expired, perhaps while this machine slept: another one has it now
-            with suppress(OSError):
-                os.utime(self._path(name))
+            with suppress(OSError, StoreError):
+                write_bytes(self._path(name), self._content(owner), durable=False)
 
     def _is_abandoned(self, name: str) -> bool:
         holder = self._holder(name)
@@ -86,7 +88,7 @@ class Leases:
         """The time by the clock that also dates the leases."""
         probe = self.folder / f".now-{secrets.token_hex(6)}"
         try:
-            probe.touch()
+            write_bytes(probe, b"", durable=False)
             return probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
@@ -103,7 +105,10 @@ class Leases:
             return None
         return content if isinstance(content, dict) else None
 
-    def _path(self, name: str) -> Path:
+    def _content(self, owner: str) -> bytes:
+        return json.dumps({"owner": owner, **_whereabouts()}).encode()
+
+    def _path(self, name: str) -> StorePath:
         return self.folder / f"{name}.lease"
 
 

@@ -15,6 +15,7 @@ from importlib.metadata import distributions
 from typing import Any
 
 from storage.atomic import write_bytes
+from storage.s3_path import sorted_glob
 from storage.store import Store
 
 _current: ContextVar[RunRecord | None] = ContextVar("current_run", default=None)
@@ -52,7 +53,7 @@ class RunRecord:
 
 def last_figures(store: Store, name: str, **wanted: Any) -> dict[str, Any] | None:
     """What the newest run noted under `name` in which `wanted` is so; None when there is none."""
-    for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
+    for path in reversed(sorted_glob(store.root / "runs", "*.json")):
         try:
             figures = json.loads(path.read_bytes())["figures"][name]
         except (OSError, ValueError, KeyError):

@@ -170,6 +170,11 @@ def store_path(root: str | StorePath) -> StorePath:
     return S3Path(address[1], PurePosixPath("/" + (address[2] or "").lstrip("/")))
 
 
+def sorted_glob(folder: StorePath, pattern: str) -> list[StorePath]:
+    """What matches, in the order of its names; nothing where there is no folder."""
+    return sorted([*folder.glob(pattern)], key=str)
+
+
 def upload(local: Path, to: S3Path) -> None:
     """Copy a file to S3. A process that is killed leaves no object, nor harms the one that is there.
 

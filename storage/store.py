@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 
 from storage.atomic import atomic_path, write_bytes
 from storage.errors import StoreError
+from storage.local_copies import local_place
+from storage.s3_path import StorePath, parquet_file, read_parquet, store_path
 
 FORMAT = 1
 ROW_GROUP_ROWS = 10_000
@@ -78,7 +80,7 @@ class TableVersion:
     """A committed version of a table."""
 
     table: str
-    folder: Path
+    folder: StorePath
     manifest: Mapping[str, Any]
 
     @property
@@ -106,7 +108,7 @@ class TableVersion:
         return notes
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[StorePath]:
         """The Parquet files in row order, checked for existence and size.
 
         Raises
@@ -124,15 +126,15 @@ class TableVersion:
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table, or some of its columns, in row order."""
-        tables = [pq.read_table(path, columns=columns) for path in self.files]
+        tables = [read_parquet(path, columns=columns) for path in self.files]
         return pa.concat_tables(tables)
 
 
 class Store:
-    """A folder that holds tables, images, indexes, runs and reports."""
+    """A folder, or an address such as ``s3://bucket/folder``, that holds tables, images, indexes, runs and reports."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).expanduser().absolute()
+    def __init__(self, root: StorePath | str) -> None:
+        self.root: StorePath = store_path(root).expanduser().absolute()
         self.check()
 
     def check(self) -> None:
@@ -145,24 +147,24 @@ class Store:
 
     @property
     def catalog_path(self) -> Path:
-        return self.root / "catalog.duckdb"
+        return local_place(self.root) / "catalog.duckdb"
 
-    def folder(self, table: str, fingerprint: str) -> Path:
+    def folder(self, table: str, fingerprint: str) -> StorePath:
         return self.root / "tables" / table / fingerprint
 
-    def new_work_folder(self) -> Path:
+    def new_work_folder(self) -> StorePath:
         """Where a run keeps what it needs until its tables are committed; two runs at once get two."""
         return self.root / "work" / secrets.token_hex(6)
 
-    def shard_path(self, table: str, fingerprint: str, index: int) -> Path:
+    def shard_path(self, table: str, fingerprint: str, index: int) -> StorePath:
         """Where a shard of a version lies, or will lie."""
         return self.folder(table, fingerprint) / f"part-{index:05d}.parquet"
 
-    def shard(self, path: Path) -> Shard:
+    def shard(self, path: StorePath) -> Shard:
         """What the manifest says of a shard that is there."""
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        return Shard(path.name, pq.read_metadata(path).num_rows, path.stat().st_size, digest)
+        return Shard(path.name, parquet_file(path).metadata.num_rows, path.stat().st_size, digest)
 
     def write_shard(self, table: str, fingerprint: str, index: int, rows: pa.Table) -> Shard:
         """Write one Parquet file of a version that is being made. The same rows give the same bytes."""
@@ -250,7 +252,7 @@ class Store:
             raise StoreError(f"{self.root} holds no table {table} yet: run the step that makes it first")
         return max(versions, key=lambda each: each.created_at)
 
-    def _read_manifest(self, table: str, path: Path) -> TableVersion:
+    def _read_manifest(self, table: str, path: StorePath) -> TableVersion:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -260,7 +262,7 @@ class Store:
         return TableVersion(table, path.parent, manifest)
 
 
-def write_parquet(path: Path, rows: pa.Table, *, exclusive: bool = False) -> None:
+def write_parquet(path: StorePath, rows: pa.Table, *, exclusive: bool = False) -> None:
     """Write a Parquet file that is there wholly or not at all. The same rows give the same bytes."""
     with atomic_path(path, exclusive=exclusive) as temporary:
         pq.write_table(

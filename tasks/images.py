@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from storage.s3_path import StorePath
 from storage.schemas import RejectReason
 from tasks.greys import with_8_bits
 
@@ -85,7 +85,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.I
         raise ImageError(RejectReason.UNREADABLE, str(error)) from None
 
 
-def open_rgb(path: Path) -> Image.Image:
+def open_rgb(path: StorePath) -> Image.Image:
     """An image of the store, as `decode_rgb` gives it."""
     return decode_rgb(path.read_bytes())[0]
 

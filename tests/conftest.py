@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="placeprint-prefect-")
@@ -19,6 +20,11 @@ from loopback import Loopback
 from PIL import Image
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
+
+    from storage.s3_path import S3Path
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +74,35 @@ def loopback() -> Iterator[Loopback]:
 def store(tmp_path: Path) -> Path:
     """Where a store may be made."""
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for the session."""
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Path]:
+    """An empty bucket, and the environment in which it is found."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("PLACEPRINT_CACHE", str(tmp_path / "cache"))
+    s3_server.forget()
+    s3_server.ask("POST", "/moto-api/reset")
+    s3_server.ask("PUT", "/bucket")
+    from storage.s3_path import S3Path, store_path
+
+    path = store_path("s3://bucket")
+    assert isinstance(path, S3Path)
+    yield path
+    s3_server.forget()

@@ -8,12 +8,12 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from storage.image_files import put_image
+from storage.s3_path import StorePath
 from storage.schemas import RejectReason
 from storage.store import Store
 from tasks.collect.checksum import check
@@ -27,7 +27,7 @@ from tasks.collect.web import OFFLINE, Web
 from tasks.images import ImageError, decode
 
 
-def web_of(source: Source, listing: Path, settings: CollectSettings) -> Web:
+def web_of(source: Source, listing: StorePath, settings: CollectSettings) -> Web:
     if not isinstance(source.settings, ServiceSettings):
         return OFFLINE
     turn = shared_turn(source.settings.requests_per_second)
@@ -37,7 +37,7 @@ def web_of(source: Source, listing: Path, settings: CollectSettings) -> Web:
 class Keeper:
     """Fetches, checks and stores the items of one collection, one at a time and from any thread."""
 
-    def __init__(self, store: Store, settings: CollectSettings, source: Source, listing: Path) -> None:
+    def __init__(self, store: Store, settings: CollectSettings, source: Source, listing: StorePath) -> None:
         self.store = store
         self.settings = settings
         self.source = source

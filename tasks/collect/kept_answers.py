@@ -8,11 +8,11 @@ import json
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from storage.atomic import write_bytes
+from storage.s3_path import StorePath
 
 _HIDDEN = "HIDDEN"
 
@@ -24,7 +24,7 @@ class KeptAnswers:
     ``read_json('listings/*/*/answers/*.json.gz')``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StorePath) -> None:
         self.folder = folder
 
     def find(self, url: str, body: Any, secrets: Sequence[str]) -> Any:
@@ -49,7 +49,7 @@ class KeptAnswers:
         write_bytes(self._path(url, body, secrets), gzip.compress(content, 6, mtime=0))
         return parsed
 
-    def _path(self, url: str, body: Any, secrets: Sequence[str]) -> Path:
+    def _path(self, url: str, body: Any, secrets: Sequence[str]) -> StorePath:
         request = json.dumps([_without(url, secrets), body], sort_keys=True)
         return self.folder / f"{hashlib.blake2b(request.encode(), digest_size=12).hexdigest()}.json.gz"
 

@@ -18,9 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.image_files import image_id
+from storage.local_copies import local_place
+from storage.s3_path import StorePath, parquet_file, read_parquet, sorted_glob
 from storage.schemas import LISTING, RejectReason
 from storage.store import write_parquet
 from tasks.collect.source import Item, Source
@@ -32,17 +33,17 @@ _DIGEST = b"placeprint.digest"
 class Listings:
     """The listings of one collection, as its settings are now."""
 
-    def __init__(self, root: Path, source: Source) -> None:
+    def __init__(self, root: StorePath, source: Source) -> None:
         key = hashlib.blake2b(source.identity().encode(), digest_size=6).hexdigest()
         shown = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name)[:40]
         self.folder = root / "listings" / f"{shown}-{key}"
 
-    def latest(self) -> Path | None:
+    def latest(self) -> StorePath | None:
         """The newest listing that is complete."""
-        complete = sorted(self.folder.glob("[0-9]*/items.parquet"))
+        complete = sorted_glob(self.folder, "[0-9]*/items.parquet")
         return complete[-1] if complete else None
 
-    def next(self) -> Path:
+    def next(self) -> StorePath:
         """Where the next listing is made; one that was cut off goes on."""
         latest = self.latest()
         number = int(latest.parent.name) + 1 if latest is not None else 1
@@ -51,10 +52,10 @@ class Listings:
     @property
     def fetched(self) -> Fetched:
         """What was fetched for any listing of the collection."""
-        return _fetched(self.folder / "fetched.jsonl")
+        return _fetched(local_place(self.folder) / "fetched.jsonl")
 
 
-def write_listing(path: Path, items: Iterable[Item], *, exclusive: bool = False) -> int:
+def write_listing(path: StorePath, items: Iterable[Item], *, exclusive: bool = False) -> int:
     """Write items, every path once; returns how many. With `exclusive` a listing that is there already stays."""
     rows = [asdict(item) for item in named_once(items)]
     digest = hashlib.blake2b(digest_size=8)
@@ -62,19 +63,19 @@ def write_listing(path: Path, items: Iterable[Item], *, exclusive: bool = False)
         digest.update(json.dumps(row, default=str).encode())
     schema = LISTING.with_metadata({_DIGEST: digest.hexdigest()})
     write_parquet(path, pa.Table.from_pylist(rows, schema), exclusive=exclusive)
-    return int(pq.read_metadata(path).num_rows)
+    return int(parquet_file(path).metadata.num_rows)
 
 
 @lru_cache(maxsize=8)
-def read_listing(path: Path) -> tuple[Item, ...]:
+def read_listing(path: StorePath) -> tuple[Item, ...]:
     """The items of a listing; kept in memory for the tasks that share them out."""
-    rows = pq.read_table(path).to_pylist()
+    rows = read_parquet(path).to_pylist()
     return tuple(Item(**{**row, "reason": RejectReason(row["reason"])}) for row in rows)
 
 
-def listing_digest(path: Path) -> str:
+def listing_digest(path: StorePath) -> str:
     """Hash of what is listed, 16 hex digits."""
-    return str(pq.read_schema(path).metadata[_DIGEST].decode())
+    return str(parquet_file(path).schema_arrow.metadata[_DIGEST].decode())
 
 
 def named_once(items: Iterable[Item]) -> Iterator[Item]:
@@ -113,7 +114,7 @@ class Fetched:
         self.path = path
         self._files: dict[str, str] | None = None
 
-    def data(self, root: Path, item: Item) -> bytes | None:
+    def data(self, root: StorePath, item: Item) -> bytes | None:
         """The bytes of an item that was fetched before, if they are still there and whole."""
         file = self._known().get(_key(item))
         if file is None:

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
+from storage.atomic import remove_folder
 from storage.errors import PlaceprintError, StoreError
 from storage.image_files import flush_images
+from storage.local_copies import local_place
+from storage.s3_path import StorePath, read_parquet, sorted_glob
 from storage.schemas import IMAGES, REJECTS, RejectReason
 from storage.store import Recipe, Store, TableVersion, write_parquet
 from tasks.collect.keep import Keeper, web_of
@@ -54,7 +54,7 @@ class ShardCounts:
     unreachable: tuple[str, ...]
 
 
-def known_listings(root: Path, settings: CollectSettings) -> dict[str, Path] | None:
+def known_listings(root: StorePath, settings: CollectSettings) -> dict[str, StorePath] | None:
     """The listing of each service, if all are there and need not be made again; else None."""
     found = {}
     for source in open_sources(settings.sources):
@@ -67,7 +67,7 @@ def known_listings(root: Path, settings: CollectSettings) -> dict[str, Path] | N
 
 
 def collect_recipe(
-    settings: CollectSettings, labels: str, listings: Mapping[str, Path], unreachable: Sequence[str] = ()
+    settings: CollectSettings, labels: str, listings: Mapping[str, StorePath], unreachable: Sequence[str] = ()
 ) -> Recipe:
     """What makes the images: settings, what the sources hold now, and what could not be had of it.
 
@@ -115,7 +115,9 @@ def _may_be_mended(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 
 
 @task(name="list-source", task_run_name="list {source_name}", cache_policy=NO_CACHE, retry_condition_fn=_may_be_mended)
-def list_source(root: Path, settings: CollectSettings, work: Path, source_name: str, labels: str) -> Path:
+def list_source(
+    root: StorePath, settings: CollectSettings, work: StorePath, source_name: str, labels: str
+) -> StorePath:
     """List a source and check its labels before anything is fetched; returns the file that holds the items."""
     source = _source(settings, source_name)
     if isinstance(source.settings, ServiceSettings):
@@ -130,7 +132,7 @@ def list_source(root: Path, settings: CollectSettings, work: Path, source_name: 
     return path
 
 
-def _list_service(listings: Listings, source: Source, settings: CollectSettings) -> Path:
+def _list_service(listings: Listings, source: Source, settings: CollectSettings) -> StorePath:
     latest = listings.latest()
     if latest is not None and not settings.refresh:
         return latest
@@ -149,7 +151,7 @@ def _list_service(listings: Listings, source: Source, settings: CollectSettings)
     return path
 
 
-def listed(settings: CollectSettings, source_name: str, labels: str, listing: Path) -> list[Item]:
+def listed(settings: CollectSettings, source_name: str, labels: str, listing: StorePath) -> list[Item]:
     """The items of a listing as the settings want them: no other files than images, and labels edited."""
     section = _source(settings, source_name).settings
     suffixes = section.suffixes if isinstance(section, ServiceSettings) else ("",)
@@ -171,12 +173,12 @@ def _refused_by_name(item: Item, suffixes: tuple[str, ...]) -> Item:
     retry_condition_fn=_may_be_mended,
 )
 def collect_shard(
-    root: Path,
+    root: StorePath,
     settings: CollectSettings,
-    work: Path,
+    work: StorePath,
     source_name: str,
     labels: str,
-    listing: Path,
+    listing: StorePath,
     start: int,
     stop: int,
     title: str,  # noqa: ARG001  (of the task run)
@@ -215,7 +217,12 @@ def collect_shard(
 
 @task(name="commit-images", cache_policy=NO_CACHE)
 def commit_images(
-    root: Path, recipe: Recipe, work: Path, n_listed: int, n_unreachable: int, listings: Mapping[str, Path]
+    root: StorePath,
+    recipe: Recipe,
+    work: StorePath,
+    n_listed: int,
+    n_unreachable: int,
+    listings: Mapping[str, StorePath],
 ) -> dict[str, int]:
     """Join the shards, keep byte-identical files of a source once, and commit both tables.
 
@@ -229,7 +236,7 @@ def commit_images(
     store = Store(root)
     images, rejects = (
         pa.concat_tables(
-            [schema.empty_table(), *(pq.read_table(path) for path in sorted(work.glob(f"*.{kind}.parquet")))]
+            [schema.empty_table(), *(read_parquet(path) for path in sorted_glob(work, f"*.{kind}.parquet"))]
         )
         for kind, schema in (("images", IMAGES), ("rejects", REJECTS))
     )
@@ -252,15 +259,17 @@ def commit_images(
             + ", ".join(f"{n} {reason}" for reason, n in reasons)
         )
     flush_images()
-    notes = {"listings": {name: str(path.relative_to(store.root)) for name, path in listings.items()}}
+    notes = {
+        "listings": {name: path.as_posix().removeprefix(f"{store.root.as_posix()}/") for name, path in listings.items()}
+    }
     for table, rows in (("rejects", rejects), ("images", images)):
         rows = rows.sort_by([("source", "ascending"), ("path", "ascending")])
         shard = store.write_shard(table, recipe.fingerprint, 0, rows)
         store.commit(table, recipe, [shard], counts=counts, notes=notes)
-    shutil.rmtree(work, ignore_errors=True)
+    remove_folder(work)
     if not n_unreachable:
         for path in listings.values():
-            shutil.rmtree(path.parent / "downloads", ignore_errors=True)
+            remove_folder(local_place(path.parent) / "downloads")
     return counts
 
 

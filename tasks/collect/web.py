@@ -22,6 +22,8 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
+from storage.local_copies import local_place
+from storage.s3_path import StorePath
 from storage.schemas import RejectReason
 from tasks.collect.kept_answers import KeptAnswers
 from tasks.collect.service import FetchError, ServiceSettings, checked_address, plain
@@ -85,7 +87,7 @@ class Web:
     def __init__(
         self,
         settings: ServiceSettings | None,
-        folder: Path,
+        folder: StorePath,
         *,
         max_bytes: int = MAX_ANSWER_BYTES,
         turn: Callable[[str], None] | None = None,
@@ -94,7 +96,7 @@ class Web:
         self.max_bytes = max_bytes
         self._n_asked = 0
         self._answers = KeptAnswers(folder / "answers")
-        self.downloads = folder / "downloads"
+        self.downloads = local_place(folder) / "downloads"
         self._turn = turn
 
     def json(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.atomic import write_bytes
 from storage.errors import PlaceprintError
+from storage.s3_path import StorePath, parquet_file
 from storage.store import Store, write_parquet
 from tasks.describe.card import LABEL_CHART, MAP, dataset_card
 from tasks.describe.croissant import DataFile, croissant
@@ -34,7 +34,7 @@ def collections(store: Store, images: str | None = None) -> list[str]:
     return sorted({source for table in tables for source in table.read(["source"])["source"].to_pylist()})
 
 
-def collection_folder(root: Path, source: str, images_fingerprint: str) -> Path:
+def collection_folder(root: StorePath, source: str, images_fingerprint: str) -> StorePath:
     """Where the description of a collection lies."""
     return root / "collections" / safe_name(source) / images_fingerprint
 
@@ -54,7 +54,7 @@ def safe_name(source: str) -> str:
 
 
 @task(name="describe-collection", task_run_name="describe {source}", cache_policy=NO_CACHE)
-def describe_collection(root: Path, images_fingerprint: str, source: str, notes_path: Path | None) -> Path:
+def describe_collection(root: StorePath, images_fingerprint: str, source: str, notes_path: Path | None) -> StorePath:
     """Write the card of a collection and what goes with it; the same tables and notes give the same bytes.
 
     Parameters
@@ -113,11 +113,11 @@ def _rows(store: Store, table: str, fingerprint: str, source: str) -> pa.Table:
     return rows.filter(pc.equal(rows["source"], source))
 
 
-def _data_file(path: Path) -> DataFile:
+def _data_file(path: StorePath) -> DataFile:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return DataFile(path.name, path.stat().st_size, digest, pq.read_schema(path))
+    return DataFile(path.name, path.stat().st_size, digest, parquet_file(path).schema_arrow)
 
 
-def _write_json(path: Path, content: object) -> None:
+def _write_json(path: StorePath, content: object) -> None:
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -6,6 +6,7 @@ import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 
@@ -19,7 +20,7 @@ _held = ExitStack()
 _claimed: dict[EncoderSettings, str] = {}
 
 
-def this_device(root: Path, settings: EncoderSettings) -> str:
+def this_device(settings: EncoderSettings) -> str:
     """The device of this process; of several that the settings name, one that no other process of this machine has.
 
     Raises
@@ -29,16 +30,16 @@ def this_device(root: Path, settings: EncoderSettings) -> str:
     """
     if settings not in _claimed:
         wanted = devices(settings)
-        _claimed[settings] = wanted[0] if len(wanted) == 1 else _free_one(root, wanted)
+        _claimed[settings] = wanted[0] if len(wanted) == 1 else _free_one(wanted)
     return _claimed[settings]
 
 
-def _free_one(root: Path, wanted: tuple[str, ...]) -> str:
-    leases = Leases(root / "work" / "devices")
+def _free_one(wanted: tuple[str, ...]) -> str:
+    leases = Leases(Path(gettempdir()) / "placeprint-devices")
     for number, device in enumerate(wanted):
         name = f"{socket.gethostname()}-{number}-{device.replace(':', '-')}"
         if _held.enter_context(leases.held(name)):
             # Processes that all used every core would wait for each other.
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(wanted)))
             return device
-    raise PlaceprintError(f"encode: every device of {', '.join(wanted)} is taken by another run on this store")
+    raise PlaceprintError(f"encode: every device of {', '.join(wanted)} is taken by another run")

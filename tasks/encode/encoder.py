@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from pickle import UnpicklingError
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from storage.errors import PlaceprintError
+from storage.s3_path import StorePath
 from tasks.encode.loader import Loader, Picture, Prepare
 from tasks.encode.overlays import Rectangle, blank
 from tasks.encode.pixels import PixelTransform
@@ -111,7 +111,7 @@ class Encoder:
         return normalize(projected.float(), dim=-1), None if pooled is None else pooled.float()
 
     def encode_images(
-        self, paths: Sequence[Path], batch_size: int = 64, overlays: Sequence[Sequence[Rectangle]] | None = None
+        self, paths: Sequence[StorePath], batch_size: int = 64, overlays: Sequence[Sequence[Rectangle]] | None = None
     ) -> Vectors:
         """Image embeddings in the order of `paths`, (n, d) float32, L2-normalised, with open_clip's own transform.
 

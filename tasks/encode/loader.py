@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from storage.s3_path import StorePath
 from storage.schemas import RejectReason
 from tasks.encode.overlays import Rectangle
 from tasks.images import ImageError
@@ -25,7 +25,7 @@ from tasks.images import ImageError
 class Picture(NamedTuple):
     """A file, and what is blanked in it."""
 
-    path: Path
+    path: StorePath
     overlay: Sequence[Rectangle] = ()
 
 

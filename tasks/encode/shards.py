@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage import schemas
 from storage.errors import StoreError
+from storage.s3_path import StorePath, read_parquet
 from storage.vectors import Vectors, column_vectors, vector_column
 from tasks.images import ImageError
 
@@ -64,7 +63,7 @@ def shard_table(
     return pa.table(columns, schema=schema.with_metadata({_REJECTS: json.dumps(rejects)}))
 
 
-def checked_shard(path: Path, image_ids: Sequence[str]) -> list[Rejected]:
+def checked_shard(path: StorePath, image_ids: Sequence[str]) -> list[Rejected]:
     """Read a shard again and check it against the images that it must account for; returns those without a row.
 
     Raises
@@ -73,7 +72,7 @@ def checked_shard(path: Path, image_ids: Sequence[str]) -> list[Rejected]:
         When it cannot be read, belongs to other images, or has vectors that are not finite or not of unit length.
     """
     try:
-        rows = pq.read_table(path, page_checksum_verification=True)
+        rows = read_parquet(path, page_checksum_verification=True)
         rejected = [Rejected(*entry) for entry in json.loads((rows.schema.metadata or {})[_REJECTS])]
         found = rows["image_id"].to_pylist()
         vectors = column_vectors(rows["embedding"])

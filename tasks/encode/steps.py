@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +14,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from storage import schemas
+from storage.atomic import remove_folder
 from storage.errors import PlaceprintError, StoreError
 from storage.faiss_index import SearchIndex, build_index, has_index, index_folder
 from storage.leases import Leases
+from storage.s3_path import StorePath
 from storage.store import Recipe, Shard, Store, TableVersion
 from storage.vectors import vector_column
 from tasks.collect.steps import unique_images
@@ -44,7 +44,7 @@ class EncodedShard:
 
 @task(name="encode-shard", task_run_name="encode {start}-{stop}", cache_policy=NO_CACHE)
 def encode_shard(
-    root: Path, settings: EncodeSettings, recipe: Recipe, index: int, start: int, stop: int, *, wait: bool
+    root: StorePath, settings: EncodeSettings, recipe: Recipe, index: int, start: int, stop: int, *, wait: bool
 ) -> EncodedShard | None:
     """See that the shard of images `start` to `stop` (by their order in the table) is there and whole.
 
@@ -73,12 +73,12 @@ def encode_shard(
 
 
 @lru_cache(maxsize=1)
-def _images(root: Path, fingerprint: str) -> pa.Table:
+def _images(root: StorePath, fingerprint: str) -> pa.Table:
     """The images of a version, once for all shards of a process."""
     return unique_images(Store(root).version("images", fingerprint), ["image_id", "file", "source"])
 
 
-def _found_shard(store: Store, path: Path, image_ids: list[str]) -> EncodedShard | None:
+def _found_shard(store: Store, path: StorePath, image_ids: list[str]) -> EncodedShard | None:
     """A shard that an earlier run, or another one, has made; one that is damaged is made again."""
     if not path.is_file():
         return None
@@ -91,7 +91,7 @@ def _found_shard(store: Store, path: Path, image_ids: list[str]) -> EncodedShard
 
 
 def _encoded_shard(
-    store: Store, settings: EncodeSettings, recipe: Recipe, index: int, images: pa.Table, path: Path
+    store: Store, settings: EncodeSettings, recipe: Recipe, index: int, images: pa.Table, path: StorePath
 ) -> EncodedShard:
     # Torch is not imported where nothing is encoded.
     from tasks.encode.compute import encode_pictures
@@ -104,7 +104,7 @@ def _encoded_shard(
         Picture(store.root / file, settings.overlays.get(source, ()))
         for file, source in zip(images["file"].to_pylist(), images["source"].to_pylist(), strict=True)
     ]
-    device = this_device(root=store.root, settings=settings.encoder)
+    device = this_device(settings.encoder)
     encoder = load_encoder(settings.encoder, device, features=settings.features)
     loader = Loader(
         pictures,
@@ -125,7 +125,7 @@ def _encoded_shard(
 
 @task(name="commit-embeddings", cache_policy=NO_CACHE)
 def commit_embeddings(
-    root: Path, settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], n_images: int
+    root: StorePath, settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], n_images: int
 ) -> dict[str, int]:
     """Commit the embeddings and what was rejected, once every image is accounted for; returns the counts.
 
@@ -158,12 +158,12 @@ def commit_embeddings(
         "precision": sorted({each.precision for each in shards if each.precision is not None}),
     }
     version = store.commit("embeddings", recipe, [each.shard for each in shards], counts=counts, notes=notes)
-    shutil.rmtree(version.folder / "leases", ignore_errors=True)
+    remove_folder(version.folder / "leases")
     return counts
 
 
 @task(name="index-embeddings", cache_policy=NO_CACHE)
-def index_embeddings(root: Path, settings: IndexSettings, fingerprint: str) -> str:
+def index_embeddings(root: StorePath, settings: IndexSettings, fingerprint: str) -> str:
     """See that the index is there, of the kind that is wanted; returns what it is, for people."""
     store = Store(root)
     version = store.version("embeddings", fingerprint)
@@ -182,7 +182,7 @@ def loader_threads(settings: EncodeSettings) -> int:
 
 
 @task(name="encode-prompts", cache_policy=NO_CACHE)
-def encode_prompts(root: Path, settings: EncodeSettings, recipe: Recipe) -> int:
+def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) -> int:
     """Embed every template of every class and commit the table; returns the number of prompts."""
     from tasks.encode.encoder import load_encoder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from sklearn.base import ClassifierMixin
 from sklearn.dummy import DummyClassifier
 
+from storage.s3_path import StorePath
 from storage.schemas import METRICS, PREDICTIONS, Part
 from storage.store import Recipe, Store
 from storage.vectors import Vectors, column_vectors, read_vectors
@@ -63,7 +63,7 @@ class _Scored:
 
 
 @task(name="fit-heads", cache_policy=NO_CACHE)
-def fit_heads(root: Path, settings: FitSettings, recipe: Recipe) -> int:
+def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
     """Fit every head on the part train, judge it on the others, commit both tables; returns the number of metrics."""
     store = Store(root)
     data = _read(store, recipe)

@@ -7,7 +7,6 @@ import io
 from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,6 +17,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.atomic import write_bytes
+from storage.s3_path import StorePath
 from storage.schemas import Part
 from storage.store import Recipe, Store, TableVersion
 from tasks.collect.countries import country_shapes
@@ -37,7 +37,7 @@ def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
 
 
 @task(name="publish-report", cache_policy=NO_CACHE)
-def publish_report(root: Path, settings: PublishSettings, recipe: Recipe) -> None:
+def publish_report(root: StorePath, settings: PublishSettings, recipe: Recipe) -> None:
     """Write ``metrics.csv``, ``results.md`` and, last, ``index.html`` into the report's folder."""
     store = Store(root)
     folder = store.root / "reports" / recipe.fingerprint
@@ -228,7 +228,7 @@ def _examples(store: Store, settings: PublishSettings, tables: _Tables, judged: 
     return examples
 
 
-def thumbnail(path: Path) -> str:
+def thumbnail(path: StorePath) -> str:
     """A small JPEG of an image as a data address."""
     image = open_rgb(path)
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BICUBIC)

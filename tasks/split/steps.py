@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.errors import PlaceprintError
+from storage.s3_path import StorePath
 from storage.schemas import SPLITS, Part
 from storage.store import Recipe, Store
 from tasks.collect.steps import unique_images
@@ -35,7 +35,7 @@ def place_groups(rows: pa.Table) -> list[str]:
 
 
 @task(name="split-images", cache_policy=NO_CACHE)
-def split_images(root: Path, settings: SplitSettings, recipe: Recipe) -> dict[str, int]:
+def split_images(root: StorePath, settings: SplitSettings, recipe: Recipe) -> dict[str, int]:
     """Assign every labelled image to a part and commit the table; returns the counts."""
     store = Store(root)
     rows = unique_images(

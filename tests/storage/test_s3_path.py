@@ -13,18 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from PIL import Image
-from werkzeug.serving import WSGIRequestHandler, make_server
+from s3_server import S3Server
 from werkzeug.wrappers import Response
 
 from storage import s3_path
@@ -32,70 +30,6 @@ from storage.errors import StoreError
 from storage.s3_path import S3Path, StorePath, download, parquet_file, read_parquet, store_path, upload
 
 PART = 10 * 2**20  # of an upload in parts, by pyarrow
-
-
-class Quiet(WSGIRequestHandler):
-    def log_request(self, *_: Any) -> None:
-        pass
-
-
-class S3Server:
-    """Moto's server. A test may have requests refused or held up, and sees what was asked."""
-
-    def __init__(self) -> None:
-        self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.forget()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def forget(self) -> None:
-        self.requests: list[str] = []
-        self.fault: Callable[[str], Response | None] = lambda _: None
-
-    def ask(self, method: str, path: str, body: bytes | None = None) -> str:
-        request = Request(self.url + path, method=method, data=body, headers={"Content-Type": "text/plain"})  # noqa: S310
-        with urlopen(request) as answer:  # noqa: S310
-            return answer.read().decode()
-
-    def close(self) -> None:
-        self._server.shutdown()
-
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
-        asked = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}"
-        self.requests.append(asked)
-        response = self.fault(asked)
-        if response is None:
-            return self._moto(environ, start_response)
-        if environ["REQUEST_METHOD"] == "PUT":
-            environ["wsgi.input"].read()
-        return response(environ, start_response)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    server = S3Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Path]:
-    """An empty bucket, and the environment in which it is found."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server.forget()
-    server.ask("POST", "/moto-api/reset")
-    server.ask("PUT", "/bucket")
-    path = store_path("s3://bucket")
-    assert isinstance(path, S3Path)
-    yield path
-    server.forget()
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -330,12 +264,12 @@ def test_pyarrow_takes_key_and_filesystem(bucket: S3Path) -> None:
     assert pq.read_table(path.key, filesystem=path.filesystem) == table
 
 
-def test_small_object_is_one_put_and_folders_are_none(bucket: S3Path, server: S3Server) -> None:
+def test_small_object_is_one_put_and_folders_are_none(bucket: S3Path, s3_server: S3Server) -> None:
     assert bucket.exists()
-    server.forget()
+    s3_server.forget()
     (bucket / "a").mkdir(parents=True, exist_ok=True)
     (bucket / "a" / "b").write_bytes(b"1" * 1_000_000)
-    assert server.requests == ["PUT /bucket/a/b?"]
+    assert s3_server.requests == ["PUT /bucket/a/b?"]
     assert not (bucket / "c").is_dir()
 
 
@@ -346,7 +280,7 @@ def test_exclusive_keeps_what_is_there(bucket: S3Path) -> None:
     assert path.read_bytes() == b"one"
 
 
-def test_two_exclusive_writers_at_once_both_put_a_whole_object(bucket: S3Path, server: S3Server) -> None:
+def test_two_exclusive_writers_at_once_both_put_a_whole_object(bucket: S3Path, s3_server: S3Server) -> None:
     """What the docstring of `write_bytes` admits."""
     both_looked = threading.Barrier(2, timeout=20)
 
@@ -355,7 +289,7 @@ def test_two_exclusive_writers_at_once_both_put_a_whole_object(bucket: S3Path, s
             both_looked.wait()
 
     assert bucket.exists()
-    server.fault = fault
+    s3_server.fault = fault
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda data: (bucket / "file").write_bytes(data, exclusive=True), (b"one", b"two")))
     assert (bucket / "file").read_bytes() in (b"one", b"two")
@@ -389,7 +323,7 @@ upload(Path(sys.argv[1]), store_path(sys.argv[2]))
 
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_killed_upload_leaves_what_was_there(
-    bucket: S3Path, server: S3Server, tmp_path: Path, old: bytes | None
+    bucket: S3Path, s3_server: S3Server, tmp_path: Path, old: bytes | None
 ) -> None:
     target = bucket / "below" / "file"
     if old is not None:
@@ -402,23 +336,23 @@ def test_killed_upload_leaves_what_was_there(
             second_part.set()
             go_on.wait(20)
 
-    server.fault = fault
+    s3_server.fault = fault
     process = subprocess.Popen([sys.executable, "-c", UPLOAD, str(tmp_path / "file"), str(target)])
     assert second_part.wait(20)
     process.send_signal(signal.SIGKILL)
     assert process.wait(20) == -signal.SIGKILL
     go_on.set()
-    assert "UploadId" in server.ask("GET", "/bucket?uploads")
-    assert not any("POST" in asked and "uploadId" in asked for asked in server.requests)
+    assert "UploadId" in s3_server.ask("GET", "/bucket?uploads")
+    assert not any("POST" in asked and "uploadId" in asked for asked in s3_server.requests)
     assert target.exists() is (old is not None)
     assert old is None or target.read_bytes() == old
     assert names(bucket, bucket.glob("*")) == (["below"] if old else [])
 
 
 @pytest.mark.parametrize("part", [1, 2, 3])
-def test_upload_of_which_a_part_fails_is_never_completed(bucket: S3Path, server: S3Server, part: int) -> None:
+def test_upload_of_which_a_part_fails_is_never_completed(bucket: S3Path, s3_server: S3Server, part: int) -> None:
     refusal = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
-    server.fault = lambda asked: Response(refusal, 403) if f"partNumber={part}&" in asked else None
+    s3_server.fault = lambda asked: Response(refusal, 403) if f"partNumber={part}&" in asked else None
     with pytest.raises(StoreError, match=r"^s3://bucket/file: access is refused"):
         (bucket / "file").write_bytes(bytes(2 * PART + 5))
     assert not (bucket / "file").exists()
@@ -436,7 +370,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_interrupted_upload_is_completed_whole(bucket: S3Path, server: S3Server) -> None:
+def test_interrupted_upload_is_completed_whole(bucket: S3Path, s3_server: S3Server) -> None:
     second_part, go_on = threading.Event(), threading.Event()
 
     def fault(asked: str) -> None:
@@ -444,7 +378,7 @@ def test_interrupted_upload_is_completed_whole(bucket: S3Path, server: S3Server)
             second_part.set()
             go_on.wait(20)
 
-    server.fault = fault
+    s3_server.fault = fault
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, "s3://bucket/file"], stdout=subprocess.PIPE, text=True
     )
@@ -500,16 +434,16 @@ def test_missing_bucket(bucket: S3Path, ask: Callable[[S3Path], Any]) -> None:
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 @pytest.mark.parametrize("connected", [False, True])
 def test_wrong_credentials(
-    bucket: S3Path, server: S3Server, monkeypatch: pytest.MonkeyPatch, ask: Callable[[S3Path], Any], connected: bool
+    bucket: S3Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, ask: Callable[[S3Path], Any], connected: bool
 ) -> None:
     assert not connected or bucket.exists()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing" if connected else "wrong")
-    server.ask("POST", "/moto-api/reset-auth", b"0")  # from here on, moto asks who is there
+    s3_server.ask("POST", "/moto-api/reset-auth", b"0")  # from here on, moto asks who is there
     try:
         with pytest.raises(StoreError, match=r"^s3://bucket/a: (access is refused|.*INVALID_ACCESS_KEY_ID)") as caught:
             ask(bucket / "a")
     finally:
-        server.ask("POST", "/moto-api/reset-auth", b"inf")
+        s3_server.ask("POST", "/moto-api/reset-auth", b"inf")
     assert connected or "AWS_ACCESS_KEY_ID" in one_line(caught)
 
 
@@ -544,11 +478,11 @@ def test_silent_service(bucket: S3Path, monkeypatch: pytest.MonkeyPatch) -> None
         one_line(caught)
 
 
-def test_service_that_stops_answering_while_a_file_is_read(bucket: S3Path, server: S3Server) -> None:
+def test_service_that_stops_answering_while_a_file_is_read(bucket: S3Path, s3_server: S3Server) -> None:
     path = bucket / "file"
     path.write_bytes(bytes(9 * 2**20))
     with path.open() as stream:
         assert stream.read(10) == bytes(10)
-        server.fault = lambda _: Response("", 403)
+        s3_server.fault = lambda _: Response("", 403)
         with pytest.raises(StoreError, match=r"^s3://bucket/file: access is refused"):
             stream.read()
