@@ -1,6 +1,6 @@
 """How fast images are encoded, against the bare model, against a plain loop, and how memory grows.
 
-Run it with: python benchmarks/encode.py [--part vit|demo|memory|rerun|gpu]. Appends to RESULTS.md. Both sides of each ratio are
+Run it with: python benchmarks/encode.py [--part vit|demo|loader|memory|rerun|gpu]. Appends to RESULTS.md. Both sides of each ratio are
 measured in one run, in turn, on the same files: JPEGs of 640 x 480 cut from the maps that ship with the demo.
 
 The plain loop is what clip-retrieval's runner does: a DataLoader of one worker a core reads with Pillow and open_clip's own
@@ -28,12 +28,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 
 from tasks.collect.world_map import WORLD_MAPS, load_pixels
 from tasks.encode.compute import encode_pictures
 from tasks.encode.encoder import Encoder
 from tasks.encode.loader import Loader, Picture
+from tasks.encode.pixels import PixelTransform
 from tasks.encode.weights import EncoderSettings, Weights, find_weights
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -78,6 +80,21 @@ class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, number: int) -> torch.Tensor:
         return self.transform(Image.open(self.paths[number]))
+
+
+class Files(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Pixels as placeprint makes them, for a loader of processes."""
+
+    def __init__(self, paths: list[Path], prepare: PixelTransform | None) -> None:
+        self.paths, self.prepare = paths, prepare
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        if self.prepare is None:
+            raise TypeError
+        return torch.from_numpy(np.ascontiguousarray(self.prepare(self.paths[number].read_bytes())))
 
 
 @torch.inference_mode()
@@ -222,6 +239,35 @@ def demo(folder: Path) -> None:
     )
 
 
+def loader(folder: Path) -> None:
+    """Threads against processes, for the same decoding and resizing."""
+    encoder, paths = Encoder(find_weights(EncoderSettings()), "cpu"), write_photos(folder / "photos", 2000)
+    prepare = PixelTransform.like(PreprocessCfg(size=encoder.image_px[0]))
+    rates: dict[str, list[float]] = {"threads": [], "processes": [], "start": []}
+    for _ in range(REPEATS):
+        rates["threads"].append(decode_alone(encoder, paths))
+        started_s = time.perf_counter()
+        batches = iter(
+            torch.utils.data.DataLoader(
+                Files(paths, prepare),
+                batch_size=64,
+                num_workers=os.cpu_count() or 1,
+                multiprocessing_context="forkserver",
+            )
+        )
+        next(batches)
+        rates["start"].append(time.perf_counter() - started_s)
+        started_s = time.perf_counter()
+        n_loaded = sum(len(batch) for batch in batches)
+        rates["processes"].append(n_loaded / (time.perf_counter() - started_s))
+    threads, processes = max(rates["threads"]), max(rates["processes"])
+    note(
+        "decode and resize 640 x 480 for the demo's encoder: threads and processes, one a core",
+        f"threads {threads:.0f} images/s; processes {processes:.0f}, after {min(rates['start']):.1f} s for their start",
+        f"{threads / processes:.2f}x processes",
+    )
+
+
 def memory(folder: Path) -> None:
     """The largest memory of the flow with 1,000 and with 20,000 images."""
     megabytes = {}
@@ -296,7 +342,7 @@ def flow(folder: Path) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 
-PARTS = {"vit": vit, "demo": demo, "memory": memory, "rerun": rerun, "gpu": gpu}
+PARTS = {"vit": vit, "demo": demo, "loader": loader, "memory": memory, "rerun": rerun, "gpu": gpu}
 
 
 def main() -> None:

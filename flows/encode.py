@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from prefect import flow
@@ -72,7 +74,7 @@ def _encode_images(
     left = [size for (start, stop), done in zip(ranges, there, strict=True) if not done for size in sizes[start:stop]]
     _say_estimate(store, settings, recipe, left, sum(there))
     shards: dict[int, EncodedShard] = {}
-    with _runner(settings) as runner, _ray_options(settings):
+    with _died_explained(), _runner(settings) as runner, _ray_options(settings):
         # First what nobody else is making, then what others have made by then, or have left.
         for wait in (False, True):
             missing = [index for index in range(len(ranges)) if index not in shards]
@@ -102,6 +104,17 @@ def _encode_images(
         recipe.inputs["encoder"],
     )
     _report_times(settings, recipe, found, run)
+
+
+@contextmanager
+def _died_explained() -> Iterator[None]:
+    """The death of a process that encodes, in words."""
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise PlaceprintError(
+            "encode: a process that encoded has died (killed, or the memory was full): finished shards are kept, run again"
+        ) from error
 
 
 def _runner(settings: EncodeSettings) -> Any:

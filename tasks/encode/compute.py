@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from storage.errors import StoreError
+from storage.errors import PlaceprintError, StoreError
 from storage.vectors import Vectors
 from tasks.encode.encoder import Encoder
 from tasks.encode.loader import Loader
@@ -37,6 +37,8 @@ def encode_pictures(encoder: Encoder, loader: Loader) -> Encoded:
     ------
     StoreError
         When the encoder gives vectors that are not finite.
+    PlaceprintError
+        When the device has too little memory for a batch.
     """
     rows: list[int] = []
     errors: dict[int, ImageError] = {}
@@ -48,7 +50,12 @@ def encode_pictures(encoder: Encoder, loader: Loader) -> Encoded:
             rows += batch.rows
             errors |= batch.errors
             if batch.pixels is not None:
-                embedding, pooled = encoder.encode_pixels(batch.pixels)
+                try:
+                    embedding, pooled = encoder.encode_pixels(batch.pixels)
+                except torch.OutOfMemoryError as error:
+                    raise PlaceprintError(
+                        f"encode.batch_size: {len(batch.rows)} images are too many for the memory of {encoder.device}: {str(error).splitlines()[0]}"
+                    ) from error
                 embeddings.append(embedding)
                 features += [] if pooled is None else [pooled]
             clock.sent_batch()

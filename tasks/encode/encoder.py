@@ -67,6 +67,9 @@ class Encoder:
         if device == "cpu":
             # Lower precision in autocast is slower on a CPU than float32; weights of that type are not.
             self._tower.to(self._dtype)
+        else:
+            # As the pixels come: convolutions need not turn them.
+            self._tower.to(memory_format=torch.channels_last)
         self._encode = torch.compile(self._tower) if compiled else self._tower
         self._preprocess: Callable[[Image.Image], Tensor] = preprocess
         self._tokenize: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)

@@ -6,15 +6,18 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command_line import start
 from conftest import write_photos
 from image_corpus import BAD
 
@@ -276,6 +279,23 @@ def test_two_processes_give_the_table_of_one(fresh: Path, tmp_path: Path) -> Non
     """One process a device, as with several GPUs."""
     alone = encoded(Path(shutil.copytree(fresh, tmp_path / "alone")))
     assert_same_table(encoded(fresh, "encode.encoder.device='cpu,cpu'"), alone)
+
+
+def test_a_process_that_dies_ends_the_run_and_the_next_goes_on(fresh: Path, tmp_path: Path) -> None:
+    given = ["-s", "labels=from-data", "-s", f"encode.shard_size={SHARD_SIZE}", "-s", "encode.batch_size=16"]
+    process = start(
+        "encode", "--store", str(fresh), *given, "-s", "encode.encoder.device='cpu,cpu'", home=tmp_path / "home"
+    )
+    deadline = time.monotonic() + 120
+    while not list(fresh.glob("tables/embeddings/*/leases/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (lease,) = list(fresh.glob("tables/embeddings/*/leases/*.lease"))[:1]
+    os.kill(json.loads(lease.read_bytes())["pid"], signal.SIGKILL)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert "a process that encoded has died" in output
+    assert not Store(fresh).versions("embeddings")
+    assert encoded(fresh).rows == N_IMAGES
 
 
 def test_ray_gives_the_table_of_one_process(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

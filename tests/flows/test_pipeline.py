@@ -270,7 +270,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return photos, store
 
 
-@pytest.mark.parametrize("waits_for", ["work", "tables/embeddings", "tables/metrics"])
+@pytest.mark.parametrize("waits_for", ["work", "tables/metrics"])
 def test_killed_run_is_finished_by_the_next_with_the_same_bytes(
     undisturbed: tuple[Path, Path], tmp_path: Path, waits_for: str
 ) -> None:

@@ -7,11 +7,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.errors import PlaceprintError
 from storage.schemas import RejectReason
+from tasks.encode.compute import encode_pictures
 from tasks.encode.loader import Loader, Picture
 from tasks.images import ImageError
 
@@ -92,3 +95,20 @@ def test_an_error_of_the_device_ends_the_threads(tmp_path: Path) -> None:
     except MemoryError:
         pass
     assert threading.active_count() == before
+
+
+class TooLarge:
+    """An encoder whose device has too little memory."""
+
+    device = "cpu"
+    lock = threading.Lock()
+
+    def encode_pixels(self, pixels: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError(f"tried to allocate {len(pixels)} GiB\nmore lines")
+
+
+def test_too_large_a_batch_is_one_line_that_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "0").write_bytes(b"0")
+    loader = Loader([Picture(tmp_path / "0")] * 7, prepare, batch_size=7, n_threads=1)
+    with pytest.raises(PlaceprintError, match=r"encode.batch_size: 7 images are too many for the memory of cpu: tried"):
+        encode_pictures(TooLarge(), loader)
