@@ -1,0 +1,72 @@
+"""The whole pipeline by the command line, killed at any moment, and by two at once: the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from command_line import start
+from conftest import write_photos
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """What a store keeps, without what tells the time and without temporary files of a killed process."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for part in ("tables", "images", "indexes", "reports")
+        for path in sorted((root / part).rglob("*"))
+        if path.is_file()
+        and path.suffix != ".tmp"
+        and not (part == "tables" and path.name == "manifest.json")
+        and path.name != "recall.json"
+    }
+
+
+def options(photos: Path, store: Path) -> list[str]:
+    return [
+        *("run", "-c", str(CONFIGS / "folder.yaml"), "--store", str(store)),
+        *("-s", f"collect.sources.0.path={photos}", "-s", "collect.shard_size=4", "-s", "encode.shard_size=4"),
+        *("-s", "fit.n_resamples=100"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of photographs and the store that one quiet run makes of it."""
+    photos = write_photos(tmp_path_factory.mktemp("quiet") / "photos", 60, size=(400, 300))
+    store = photos.parent / "store"
+    process = start(*options(photos, store), home=photos.parent / "home")
+    assert process.wait(240) == 0, process.stdout and process.stdout.read()
+    return photos, store
+
+
+@pytest.mark.parametrize("waits_for", ["work", "tables/metrics"])
+def test_killed_run_is_finished_by_the_next_with_the_same_bytes(
+    undisturbed: tuple[Path, Path], tmp_path: Path, waits_for: str
+) -> None:
+    photos, quiet = undisturbed
+    store = tmp_path / "store"
+    process = start(*options(photos, store), home=tmp_path / "home")
+    deadline = time.monotonic() + 240
+    while not (store / waits_for).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (store / waits_for).exists()
+    assert start(*options(photos, store), home=tmp_path / "home").wait(240) == 0
+    assert files(store) == files(quiet)
+
+
+def test_two_runs_at_once_make_one_good_store(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, quiet = undisturbed
+    store = tmp_path / "store"
+    processes = [start(*options(photos, store), home=tmp_path / name) for name in ("one", "two")]
+    outputs = [process.communicate(timeout=280)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert files(store) == files(quiet)
