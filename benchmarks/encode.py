@@ -321,8 +321,6 @@ def gpu(folder: Path) -> None:
 
 def flow(folder: Path) -> None:
     """Encode the photographs of a folder in this process; prints its largest memory in MB."""
-    import resource
-
     from flows.environment import quiet_terminal, use_store
 
     use_store(folder / "store")
@@ -339,7 +337,9 @@ def flow(folder: Path) -> None:
     settings = load_settings(None, sets)
     collect(settings)
     encode(settings)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    # Not getrusage: its figure starts with that of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.partition("VmHWM:")[2].split()[0]) / 1000)
 
 
 PARTS = {"vit": vit, "demo": demo, "loader": loader, "memory": memory, "rerun": rerun, "gpu": gpu}
