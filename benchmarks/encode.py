@@ -273,6 +273,8 @@ def memory(folder: Path) -> None:
     megabytes = {}
     for n in (1_000, 20_000):
         write_photos(folder / str(n) / "photos" / "Egypt", n)
+        given = ["--store", str(folder / str(n) / "store"), *_settings(folder / str(n))]
+        subprocess.run([sys.executable, "-m", "flows.cli", "collect", *given], check=True)
         run = subprocess.run(
             [sys.executable, __file__, "--flow", str(folder / str(n))], capture_output=True, text=True, check=True
         )
@@ -287,8 +289,7 @@ def memory(folder: Path) -> None:
 def rerun(folder: Path) -> None:
     """A run with everything done, as a user starts it, for 100 shards."""
     write_photos(folder / "photos" / "Egypt", 1000)
-    source = ["-s", "labels=from-data", "-s", f"collect.sources=[{{kind: folder, path: {folder / 'photos'}}}]"]
-    given = ["--store", str(folder / "store"), *source, "-s", "encode.shard_size=10"]
+    given = ["--store", str(folder / "store"), *_settings(folder), "-s", "encode.shard_size=10"]
     command = [sys.executable, "-m", "flows.cli"]
     subprocess.run([*command, "collect", *given], check=True)
     seconds = []
@@ -319,24 +320,21 @@ def gpu(folder: Path) -> None:
         )
 
 
+def _settings(folder: Path) -> list[str]:
+    """Options of the command line for the photographs of a folder."""
+    return ["-s", "labels=from-data", "-s", f"collect.sources=[{{kind: folder, path: {folder / 'photos'}}}]"]
+
+
 def flow(folder: Path) -> None:
     """Encode the photographs of a folder in this process; prints its largest memory in MB."""
     from flows.environment import quiet_terminal, use_store
 
     use_store(folder / "store")
     quiet_terminal()
-    from flows.collect import collect
     from flows.encode import encode
     from flows.settings import load_settings
 
-    sets = [
-        f"store={folder / 'store'}",
-        "labels=from-data",
-        f"collect.sources=[{{kind: folder, path: {folder / 'photos'}}}]",
-    ]
-    settings = load_settings(None, sets)
-    collect(settings)
-    encode(settings)
+    encode(load_settings(None, [f"store={folder / 'store'}", *_settings(folder)[1::2]]))
     # Not getrusage: its figure starts with that of the process that started this one.
     status = Path("/proc/self/status").read_text()
     print(int(status.partition("VmHWM:")[2].split()[0]) / 1000)
