@@ -59,7 +59,7 @@ def test_two_at_once(loopback: Loopback, tmp_path: Path) -> None:
     FakeOsf(loopback, FILES)
     loopback.latency_s = 0.03
     store = tmp_path / "store"
-    processes = [start(*osf_options(loopback, store), home=tmp_path / name, own_server=True) for name in ("one", "two")]
+    processes = [start(*osf_options(loopback, store), home=tmp_path / name) for name in ("one", "two")]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert table(store, "images")["path"].to_list() == sorted(FILES)
