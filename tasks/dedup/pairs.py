@@ -55,11 +55,17 @@ class Pairs:
     cosine: npt.NDArray[np.float32]
 
 
+class TooManyPairsError(ValueError):
+    """So many pairs have the cosine asked for that it cannot be one that makes near-duplicates."""
+
+
 def near_pairs(
     embeddings: npt.ArrayLike,
     *,
     min_cosine: float,
     block_rows: int = 1024,
+    n_known: int = 0,
+    max_pairs: int | None = None,
     screen: Screen = "auto",
     device: Device = "auto",
 ) -> Pairs:
@@ -82,6 +88,10 @@ def near_pairs(
         -1 to 1.
     block_rows
         Rows of a block.
+    n_known
+        Pairs of two of the first so many rows are left out, and not looked for: they were found before.
+    max_pairs
+        More are refused while they are being found, before they fill the memory.
     screen
         What blocks are computed in. ``auto`` is bfloat16 on a GPU and on a CPU with AVX512-BF16, and float32 elsewhere,
         where bfloat16 is right too but slow.
@@ -97,7 +107,9 @@ def near_pairs(
     ------
     ValueError
         When the embeddings have another shape or type, hold NaN or infinity, or a row's length is more than 0.001 off 1; when
-        `min_cosine`, `block_rows`, `screen` or `device` is none that is allowed, or there is no GPU for ``cuda``.
+        `min_cosine`, `block_rows`, `n_known`, `screen` or `device` is none that is allowed, or there is no GPU for ``cuda``.
+    TooManyPairsError
+        When there are more than `max_pairs`.
 
     Examples
     --------
@@ -107,6 +119,8 @@ def near_pairs(
     vectors = _checked(embeddings, block_rows)
     if not -1.0 <= min_cosine <= 1.0:
         raise ValueError(f"min_cosine must be between -1 and 1, got {min_cosine}")
+    if not 0 <= n_known <= len(vectors):
+        raise ValueError(f"n_known must be between 0 and the {len(vectors)} rows, got {n_known}")
     place = _place(device)
     kind = _kind(screen, place)
     threshold = np.float32(min_cosine)
@@ -114,16 +128,21 @@ def near_pairs(
     least = float(threshold) - screen_error(dimension, kind) - score_error(dimension)
     cut = _round_up(least, kind)
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-    for first_row, first_column, products in _upper_blocks(vectors, block_rows, kind, place):
+    n_found = 0
+    for first_row, first_column, products in _upper_blocks(vectors, block_rows, kind, place, n_known):
         hot = (products.amax(dim=1) >= cut).nonzero().flatten()  # few rows, as a rule: only these are looked through
         if not len(hot):
             continue
         at, j = _indices(products[hot] >= cut)
         i, j = hot.cpu().numpy()[at] + first_row, j + first_column
-        i, j = i[i < j], j[i < j]
+        wanted = i < j
+        i, j = i[wanted], j[wanted]
         cosine = _scores(vectors, i, j)
         near = cosine >= threshold
         found.append((i[near], j[near], cosine[near]))
+        n_found += int(near.sum())
+        if max_pairs is not None and n_found > max_pairs:
+            raise TooManyPairsError(f"more than {max_pairs:,} pairs have a cosine of {min_cosine:.4g} or more")
     i, j, cosine = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((j, i))
     return Pairs(i[order], j[order], cosine[order])
@@ -285,11 +304,17 @@ def _kind(screen: Screen, place: str) -> Literal["float32", "bfloat16"]:
 
 
 def _upper_blocks(
-    vectors: npt.NDArray[np.float32], block_rows: int, kind: Literal["float32", "bfloat16"], place: str
+    vectors: npt.NDArray[np.float32],
+    block_rows: int,
+    kind: Literal["float32", "bfloat16"],
+    place: str,
+    n_known: int = 0,
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """First row, first column and products, (rows, columns), of blocks that cover all pairs i <= j once or more.
+    """First row, first column and products, (rows, columns), of blocks that cover all pairs i <= j once or more, but for those
+    of two of the first `n_known` rows.
 
-    Only blocks whose first row is their first column meet the diagonal. The products are overwritten by the next block's.
+    Without known rows, only blocks whose first row is their first column meet the diagonal. The products are overwritten
+    by the next block's.
     """
     import torch
 
@@ -302,7 +327,7 @@ def _upper_blocks(
     buffer = torch.empty(block_rows * block_columns, dtype=rows.dtype, device=place)
     for first_row in range(0, n, block_rows):
         left = rows[first_row : first_row + block_rows]
-        for first_column in range(first_row, n, block_columns):
+        for first_column in range(max(first_row, n_known), n, block_columns):
             right = rows[first_column : first_column + block_columns]
             products = buffer[: len(left) * len(right)].view(len(left), len(right))
             with _full_precision():

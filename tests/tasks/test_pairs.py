@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.dedup import pairs as module
-from tasks.dedup.pairs import Pairs, near_pairs, nearest_neighbours, score_error, screen_error
+from tasks.dedup.pairs import Pairs, TooManyPairsError, near_pairs, nearest_neighbours, score_error, screen_error
 
 SCREENS = ("float32", "bfloat16")
 
@@ -111,6 +111,27 @@ def test_any_shape_as_brute_force(n: int, d: int, min_cosine: float, block_rows:
     assert found[upper & (every >= least + 2.0**-23)].all()
     assert not found[~upper | (every < least - 2.0**-23)].any()
     assert same(pairs, near_pairs(vectors, min_cosine=min_cosine))
+
+
+@pytest.mark.parametrize("n_known", [0, 1, 50, 128, 299, 300])
+@pytest.mark.parametrize("block_rows", [32, 1024])
+def test_known_pairs_and_new_ones_are_all(n_known: int, block_rows: int) -> None:
+    vectors = clustered(300, 64)
+    every = near_pairs(vectors, min_cosine=0.8)
+    new = near_pairs(vectors, min_cosine=0.8, n_known=n_known, block_rows=block_rows)
+    known = near_pairs(vectors[:n_known], min_cosine=0.8)
+    i, j, cosine = (np.concatenate([getattr(known, name), getattr(new, name)]) for name in ("i", "j", "cosine"))
+    order = np.lexsort((j, i))
+    assert (new.j >= n_known).all()
+    assert same(Pairs(i[order], j[order], cosine[order]), every)
+
+
+def test_more_pairs_than_allowed() -> None:
+    vectors = clustered(300, 64)
+    n_pairs = len(near_pairs(vectors, min_cosine=0.8).i)
+    assert len(near_pairs(vectors, min_cosine=0.8, max_pairs=n_pairs).i) == n_pairs
+    with pytest.raises(TooManyPairsError, match=f"more than {n_pairs - 1} pairs have a cosine of 0.8 or more"):
+        near_pairs(vectors, min_cosine=0.8, max_pairs=n_pairs - 1)
 
 
 @pytest.mark.parametrize("vectors", [random(300, 3), clustered(300, 48), clustered(120, 512, 3)])
