@@ -107,6 +107,43 @@ EMBEDDING_REJECTS = pa.schema(
     ]
 )
 
+PAIRS = pa.schema(
+    [
+        _field("image_id_a", pa.string(), description="the smaller of the two"),
+        _field("image_id_b", pa.string()),
+        _field("cosine", pa.float32()),
+        _field("probability", pa.float64(), description="P(duplicate) of this cosine under the fitted model"),
+        _field("is_duplicate", pa.bool_(), nullable=True, description="null where nobody has labelled the pair"),
+        _field("labelled_by", pa.string(), nullable=True, description="a person, a file, or `synthetic`"),
+        _field(
+            "edit",
+            pa.string(),
+            nullable=True,
+            description="synthetic: how one of the two was made of the other; it is no image of the store",
+        ),
+        _field("near", pa.string(), nullable=True, description="the threshold that the cosine is very near to"),
+    ]
+)
+
+DUPLICATES = pa.schema(
+    [
+        _field("group_id", pa.int64(), description="from 0, in the order of the images"),
+        _field("image_id", pa.string()),
+        _field("kept", pa.bool_(), description="one of each group"),
+        _field(
+            "certainty", pa.string(), description="certain or suspected: that it is a copy of the kept one, or has one"
+        ),
+        _field("cosine_to_kept", pa.float32(), nullable=True, description="null for the kept one"),
+        _field("chain", pa.bool_(), description="two images of the group are less similar than the threshold"),
+        _field("across_sources", pa.bool_(), description="the group's images are of more than one collection"),
+        _field("across_labels", pa.bool_(), description="the group's images have more than one label"),
+        _field(
+            "labels", pa.list_(pa.string()), description="of the image; of a kept one also those of its certain copies"
+        ),
+        _field("label_conflict", pa.bool_(), description="of a kept one: these are more than one"),
+    ]
+)
+
 SPLITS = pa.schema(
     [
         _field("split", pa.string()),

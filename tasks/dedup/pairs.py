@@ -137,7 +137,7 @@ def near_pairs(
         i, j = hot.cpu().numpy()[at] + first_row, j + first_column
         wanted = i < j
         i, j = i[wanted], j[wanted]
-        cosine = _scores(vectors, i, j)
+        cosine = pair_cosines(vectors, i, j)
         near = cosine >= threshold
         found.append((i[near], j[near], cosine[near]))
         n_found += int(near.sum())
@@ -210,8 +210,35 @@ def nearest_neighbours(
                 continue
             at, other = _indices(side[near] >= least[near, None])
             at, other = near.cpu().numpy()[at] + first, other + first_other
-            _keep_nearest(row, cosine, at, other, _scores(vectors, at, other))
+            _keep_nearest(row, cosine, at, other, pair_cosines(vectors, at, other))
     return row, cosine
+
+
+def pair_cosines(
+    vectors: npt.NDArray[np.float32], i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """The cosines of given pairs of rows, as `near_pairs` scores them.
+
+    Products are exact in float64, and numpy sums each row in an order that its length alone fixes: a pair's cosine does not
+    depend on what else is scored.
+
+    Parameters
+    ----------
+    vectors
+        (n, d) float32, L2-normalised.
+    i, j
+        (m,) rows.
+
+    Returns
+    -------
+    ndarray
+        (m,) float32.
+    """
+    cosine = np.empty(len(i), dtype=np.float32)
+    for start in range(0, len(i), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        cosine[part] = (vectors[i[part]].astype(np.float64) * vectors[j[part]].astype(np.float64)).sum(axis=1)
+    return cosine
 
 
 def screen_error(dimension: int, screen: Literal["float32", "bfloat16"]) -> float:
@@ -367,17 +394,6 @@ def _indices(mask: torch.Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     """Rows and columns where an (r, c) mask is set."""
     at = mask.nonzero().cpu().numpy()
     return at[:, 0], at[:, 1]
-
-
-def _scores(
-    vectors: npt.NDArray[np.float32], i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """Cosines of pairs, (m,): products are exact in float64, and numpy sums each row in an order that its length alone fixes."""
-    cosine = np.empty(len(i), dtype=np.float32)
-    for start in range(0, len(i), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        cosine[part] = (vectors[i[part]].astype(np.float64) * vectors[j[part]].astype(np.float64)).sum(axis=1)
-    return cosine
 
 
 def _keep_nearest(

@@ -251,9 +251,9 @@ def test_products_are_as_near_the_exact_ones_as_proved(d: int, screen: str) -> N
             )
             assert float(error.max()) <= screen_error(d, screen)
         i, j = (index.ravel() for index in np.indices(exact.shape))
-        assert float(np.abs(module._scores(vectors, i, j).astype(np.longdouble) - exact.ravel()).max()) <= score_error(
-            d
-        )
+        assert float(
+            np.abs(module.pair_cosines(vectors, i, j).astype(np.longdouble) - exact.ravel()).max()
+        ) <= score_error(d)
 
 
 def test_bounds_are_of_the_order_told() -> None:
@@ -277,9 +277,9 @@ def test_a_pairs_score_does_not_depend_on_the_others() -> None:
     for d in (1, 2, 5, 129, 512, 1000):
         vectors = random(300, d)
         i, j = np.random.default_rng(1).integers(0, 300, (2, 900))
-        together = module._scores(vectors, i, j)
-        alone = [module._scores(vectors, i[at : at + 1], j[at : at + 1])[0] for at in range(900)]
-        swapped = module._scores(vectors, j, i)
+        together = module.pair_cosines(vectors, i, j)
+        alone = [module.pair_cosines(vectors, i[at : at + 1], j[at : at + 1])[0] for at in range(900)]
+        swapped = module.pair_cosines(vectors, j, i)
         assert together.tobytes() == np.array(alone, dtype=np.float32).tobytes() == swapped.tobytes()
 
 
