@@ -214,6 +214,35 @@ def nearest_neighbours(
     return row, cosine
 
 
+def pair_cosines(embeddings: npt.ArrayLike, i: npt.ArrayLike, j: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The cosines of pairs of rows, to the last bit as `near_pairs` and `nearest_neighbours` give them.
+
+    Parameters
+    ----------
+    embeddings
+        (n, d) float32 or float16, L2-normalised. A float16 array is widened.
+    i, j
+        (m,) integers, rows.
+
+    Returns
+    -------
+    ndarray
+        (m,) float32.
+
+    Raises
+    ------
+    ValueError
+        As in `near_pairs`.
+
+    Examples
+    --------
+    >>> pair_cosines(np.array([[1, 0], [0.6, 0.8]], dtype=np.float32), [0, 1], [1, 1]).round(3).tolist()
+    [0.6000000238418579, 1.0]
+    """
+    rows = np.asarray(i, dtype=np.int64), np.asarray(j, dtype=np.int64)
+    return _scores(_checked(embeddings, block_rows=1), *rows)
+
+
 def screen_error(dimension: int, screen: Literal["float32", "bfloat16"]) -> float:
     """How far a block's product of two rows can be from the exact product of the rows as given.
 
