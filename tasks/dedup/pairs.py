@@ -233,6 +233,12 @@ def pair_cosines(
     -------
     ndarray
         (m,) float32.
+
+    Examples
+    --------
+    >>> vectors = np.array([[1, 0], [0.6, 0.8]], dtype=np.float32)
+    >>> pair_cosines(vectors, np.array([0, 1]), np.array([1, 1])).round(3).tolist()
+    [0.6000000238418579, 1.0]
     """
     cosine = np.empty(len(i), dtype=np.float32)
     for start in range(0, len(i), PAIRS_AT_ONCE):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,10 @@ from tasks.encode.settings import EncodeSettings, IndexSettings, fill
 from tasks.encode.shards import Rejected, checked_shard, shard_table
 from tasks.encode.telemetry import Times
 from tasks.labels.label_set import load_label_set
+
+if TYPE_CHECKING:
+    from tasks.encode.encoder import Encoder
+    from tasks.encode.loader import Loader, Picture
 
 # How often to look whether another run has finished a shard.
 _LOOK_AGAIN_S = 0.5
@@ -97,7 +103,7 @@ def _encoded_shard(
     from tasks.encode.compute import encode_pictures
     from tasks.encode.device import this_device
     from tasks.encode.encoder import load_encoder
-    from tasks.encode.loader import Loader, Picture
+    from tasks.encode.loader import Picture
 
     image_ids = images["image_id"].to_pylist()
     pictures = [
@@ -106,7 +112,20 @@ def _encoded_shard(
     ]
     device = this_device(settings.encoder)
     encoder = load_encoder(settings.encoder, device, features=settings.features)
-    loader = Loader(
+    encoded = encode_pictures(encoder, picture_loader(settings, encoder, device, pictures))
+    started_s = time.perf_counter()
+    rows = shard_table(image_ids, encoded.rows, encoded.embeddings, encoded.features, encoded.errors, settings.dtype)
+    store.write_shard("embeddings", recipe.fingerprint, index, rows)
+    rejected = checked_shard(path, image_ids)
+    times = replace(encoded.times, written_s=time.perf_counter() - started_s)
+    return EncodedShard(store.shard(path), tuple(rejected), device, encoder.precision, times)
+
+
+def picture_loader(settings: EncodeSettings, encoder: Encoder, device: str, pictures: Sequence[Picture]) -> Loader:
+    """What gives an encoder the pictures in batches, as the settings say."""
+    from tasks.encode.loader import Loader
+
+    return Loader(
         pictures,
         encoder.prepare(exact=settings.exact),
         batch_size=settings.batch_size,
@@ -114,13 +133,6 @@ def _encoded_shard(
         n_ahead=settings.batches_ahead,
         pin=device.startswith("cuda"),
     )
-    encoded = encode_pictures(encoder, loader)
-    started_s = time.perf_counter()
-    rows = shard_table(image_ids, encoded.rows, encoded.embeddings, encoded.features, encoded.errors, settings.dtype)
-    store.write_shard("embeddings", recipe.fingerprint, index, rows)
-    rejected = checked_shard(path, image_ids)
-    times = replace(encoded.times, written_s=time.perf_counter() - started_s)
-    return EncodedShard(store.shard(path), tuple(rejected), device, encoder.precision, times)
 
 
 @task(name="commit-embeddings", cache_policy=NO_CACHE)
