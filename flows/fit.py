@@ -35,7 +35,12 @@ def fit(
     if len(set(images.values())) > 1:
         listing = ", ".join(f"{name} to {image}" for name, image in images.items())
         raise StoreError(f"fit: the tables belong to different images ({listing}): run encode and split again")
-    inputs = {"images": images["splits"], **{name: version.fingerprint for name, version in versions.items()}}
+    duplicates = versions["splits"].manifest["recipe"]["inputs"].get("duplicates")
+    inputs = {
+        "images": images["splits"],
+        **{name: version.fingerprint for name, version in versions.items()},
+        **({"duplicates": duplicates} if duplicates is not None else {}),
+    }
     recipe = fit_recipe(settings.fit, inputs, settings.labels)
     with recorded(store, "fit", settings.model_dump(mode="json")) as run:
         run.tables.update(inputs, predictions=recipe.fingerprint, metrics=recipe.fingerprint)

@@ -1,10 +1,11 @@
-"""Flow `pipeline`: collect -> encode -> split -> fit -> publish, each only where something is missing."""
+"""Flow `pipeline`: collect -> encode -> dedup -> split -> fit -> publish, each only where something is missing."""
 
 from __future__ import annotations
 
 from prefect import flow
 
 from flows.collect import collect
+from flows.dedup import dedup
 from flows.encode import encode
 from flows.fit import fit
 from flows.progress import say
@@ -29,7 +30,8 @@ def pipeline(settings: Settings) -> StorePath | None:
             refresh_catalog(store)
             say("pipeline: fewer than two labels, so no split, heads and report; `sql` and `search` work")
             return None
-        splits = split(settings, images)
+        duplicates = dedup(settings, made["embeddings"]) if settings.dedup.enabled else None
+        splits = split(settings, images, duplicates)
         metrics = fit(settings, made["embeddings"], made["prompts"], splits)
         page = publish(settings, metrics)
         refresh_catalog(store)

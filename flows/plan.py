@@ -9,6 +9,8 @@ from storage.faiss_index import has_index
 from storage.s3_path import StorePath
 from storage.store import Recipe, Store
 from tasks.collect.steps import collect_recipe, known_listings
+from tasks.dedup.recipes import TABLES as DEDUP_TABLES
+from tasks.dedup.recipes import dedup_recipe
 from tasks.encode.recipes import IMAGE_TABLES, embeddings_recipe, prompts_recipe
 from tasks.heads.steps import fit_recipe
 from tasks.report.steps import report_recipe
@@ -22,6 +24,7 @@ class Plan:
     images: Recipe
     embeddings: Recipe
     prompts: Recipe
+    duplicates: Recipe | None
     splits: Recipe
     metrics: Recipe
     report: Recipe
@@ -29,21 +32,28 @@ class Plan:
     @classmethod
     def of(cls, settings: Settings) -> Plan | None:
         """Work the recipes out, each from the fingerprints of the ones before; None where a service must be asked."""
-        listings = known_listings(Store(settings.store).root, settings.collect)
+        store = Store(settings.store)
+        listings = known_listings(store.root, settings.collect)
         if listings is None:
             return None
         images = collect_recipe(settings.collect, settings.labels, listings)
         embeddings = embeddings_recipe(settings.encode, images.fingerprint)
         prompts = prompts_recipe(settings.encode, images.fingerprint, settings.labels)
-        splits = split_recipe(settings.split, images.fingerprint)
+        duplicates = (
+            dedup_recipe(store, settings.dedup, embeddings.fingerprint, embeddings) if settings.dedup.enabled else None
+        )
+        removed = {} if duplicates is None else {"duplicates": duplicates.fingerprint}
+        splits = split_recipe(settings.split, images.fingerprint, removed.get("duplicates"))
         inputs = {
             "images": images.fingerprint,
             "embeddings": embeddings.fingerprint,
             "prompts": prompts.fingerprint,
             "splits": splits.fingerprint,
+            **removed,
         }
         metrics = fit_recipe(settings.fit, inputs, settings.labels)
-        return cls(images, embeddings, prompts, splits, metrics, report_recipe(settings.publish, metrics.fingerprint))
+        report = report_recipe(settings.publish, metrics.fingerprint)
+        return cls(images, embeddings, prompts, duplicates, splits, metrics, report)
 
     def finished_page(self, store: Store, settings: Settings) -> StorePath | None:
         """The report's page if everything is there already, else None. What is there becomes selected."""
@@ -54,6 +64,7 @@ class Plan:
             store.reuse(self.images, ["rejects", "images"]),
             store.reuse(self.embeddings, IMAGE_TABLES),
             store.reuse(self.prompts, ["prompts"]),
+            self.duplicates is None or store.reuse(self.duplicates, DEDUP_TABLES),
             store.reuse(self.splits, ["splits"]),
             store.reuse(self.metrics, ["predictions", "metrics"]),
         ]

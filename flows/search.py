@@ -17,7 +17,7 @@ from storage.s3_path import StorePath
 from storage.store import Store
 from tasks.encode.weights import EncoderSettings, find_weights
 from tasks.images import ImageError, decode_rgb
-from tasks.report.steps import thumbnail
+from tasks.report.thumbnails import thumbnail
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, Validati
 from flows.environment import default_store
 from storage.s3_path import StorePath, store_path
 from tasks.collect.settings import CollectSettings
+from tasks.dedup.settings import DedupSettings
 from tasks.encode.settings import EncodeSettings
 from tasks.heads.settings import FitSettings
 from tasks.labels.label_set import COUNTRY211
@@ -33,6 +34,7 @@ class Settings(Section):
     labels: str = Field(COUNTRY211, description="country211, from-data, or a CSV with name[, region, continent]")
     collect: CollectSettings = CollectSettings()
     encode: EncodeSettings = EncodeSettings()
+    dedup: DedupSettings = DedupSettings()
     split: SplitSettings = SplitSettings()
     fit: FitSettings = FitSettings()
     publish: PublishSettings = PublishSettings()

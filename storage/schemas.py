@@ -112,7 +112,12 @@ PAIRS = pa.schema(
         _field("image_id_a", pa.string(), description="the smaller of the two"),
         _field("image_id_b", pa.string()),
         _field("cosine", pa.float32()),
-        _field("probability", pa.float64(), description="P(duplicate) of this cosine under the fitted model"),
+        _field(
+            "probability",
+            pa.float64(),
+            nullable=True,
+            description="P(duplicate) of this cosine under the fitted model; null without one",
+        ),
         _field("is_duplicate", pa.bool_(), nullable=True, description="null where nobody has labelled the pair"),
         _field("labelled_by", pa.string(), nullable=True, description="a person, a file, or `synthetic`"),
         _field(

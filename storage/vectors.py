@@ -10,6 +10,7 @@ from storage.schemas import embedding_type
 from storage.store import TableVersion
 
 Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
 
 
 def vector_column(vectors: npt.NDArray[np.floating], dtype: str) -> pa.FixedSizeListArray:

@@ -83,9 +83,9 @@ def _neighbours(search: Search, embeddings: Floats, rows: Rows, min_cosine: floa
     while len(rows):
         k = min(k, n)
         cosines, others = search(embeddings[rows], k)
-        near = (cosines >= min_cosine - SLACK) & (others >= 0)
+        near = np.logical_and(cosines >= min_cosine - SLACK, others >= 0)
         full = near.all(axis=1) & (k < n)  # there may be more
-        at, column = np.nonzero(near & ~full[:, None])
+        at, column = np.nonzero(near & ~full.reshape(-1, 1))
         parts.append(np.stack([rows[at], others[at, column]], axis=1))
         rows = rows[full]
         k *= 2

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from storage.answers import Answer, current_answers, read_answers
 
+from storage.answers import Answer, current_answers, read_answers
 from storage.errors import PlaceprintError
 from storage.store import Store
 from storage.vectors import Vectors
@@ -20,6 +20,10 @@ from tasks.dedup.threshold import MIN_OF_A_CLASS, MIN_PAIRS
 
 SYNTHETIC = "synthetic"
 YES, NO = ("true", "1", "yes", "duplicate"), ("false", "0", "no", "different")
+
+
+class NoThresholdError(PlaceprintError):
+    """The labels that there are do not give a threshold."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from storage.store import Store
 from storage.vectors import Vectors
 from tasks.dedup.edits import edited
 from tasks.dedup.elsewhere import UNKNOWN, Places, nearest_elsewhere
-from tasks.dedup.labelled import SYNTHETIC, Label, Labels
+from tasks.dedup.labelled import SYNTHETIC, Label, Labels, NoThresholdError
 from tasks.dedup.pairs import pair_cosines
 from tasks.dedup.settings import SyntheticSettings
 from tasks.encode.settings import EncodeSettings
@@ -40,7 +41,7 @@ def synthetic_labels(
 
     Raises
     ------
-    PlaceprintError
+    NoThresholdError
         When no two images are known to be of different places.
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed))
@@ -48,7 +49,7 @@ def synthetic_labels(
     places = _places(images)
     others, cosines = nearest_elsewhere(vectors, chosen, places, min_distance_km=settings.different_place_km)
     if (others == UNKNOWN).all():
-        raise PlaceprintError(
+        raise NoThresholdError(
             "dedup.labels: synthetic pairs need images from different places, and these have neither coordinates "
             f"{settings.different_place_km:g} km apart nor two labels: label pairs (`placeprint dedup label`), or set dedup=off"
         )
@@ -56,8 +57,8 @@ def synthetic_labels(
     labels: dict[tuple[str, str, str | None], Label] = {}
     for row, other, cosine in zip(chosen.tolist(), others.tolist(), cosines.tolist(), strict=True):
         if other != UNKNOWN:
-            first, second = sorted((image_ids[row], image_ids[other]))
-            labels[first, second, None] = Label(first, second, False, SYNTHETIC, cosine=cosine)
+            label = replace(Label.of(image_ids[row], image_ids[other], False, SYNTHETIC), cosine=cosine)
+            labels[label.image_id_a, label.image_id_b, None] = label
     for label in _duplicates(store, settings, encode, images.take(chosen), vectors[chosen], generator):
         labels[label.image_id_a, label.image_id_b, label.edit] = label
     return Labels(tuple(labels.values()), {"given": len(labels), "used": len(labels)})
@@ -98,7 +99,7 @@ def _duplicates(
     n = len(rows)
     cosines = pair_cosines(both, np.arange(n), np.arange(n) + n).tolist()
     return [
-        Label(*sorted((identity, copy)), True, SYNTHETIC, what, cosine)
+        replace(Label.of(identity, copy, True, SYNTHETIC), edit=what, cosine=cosine)
         for (identity, copy, what), cosine in zip(said, cosines, strict=True)
     ]
 

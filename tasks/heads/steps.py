@@ -1,4 +1,4 @@
-"""Fit: from ``embeddings``, ``prompts`` and ``splits`` to the tables ``predictions`` and ``metrics``."""
+"""Fit: from ``embeddings``, ``prompts``, ``splits`` and ``duplicates`` to the tables ``predictions`` and ``metrics``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from storage.s3_path import StorePath
 from storage.schemas import METRICS, PREDICTIONS, Part
 from storage.store import Recipe, Store
 from storage.vectors import Vectors, column_vectors, read_vectors
-from tasks.collect.steps import unique_images
+from tasks.dedup.kept import kept_images
+from tasks.dedup.metric_rows import dedup_metrics
 from tasks.heads.logistic import logistic_regression
 from tasks.heads.settings import FitSettings
 from tasks.heads.zero_shot import ZeroShotHead
 from tasks.labels.label_set import LabelSet, load_label_set
 from tasks.metrics.accuracy import region_hits, share_interval, top_k_hits
 from tasks.metrics.mixed import mixed_scores
-from tasks.split.steps import place_groups
+from tasks.split.steps import duplicates_of, place_groups
 
 STEP_VERSION = 1
 # Parts whose labels no head has seen.
@@ -73,6 +74,9 @@ def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
     for head in _heads(store, settings, recipe, data, judged):
         predictions.append(_prediction_rows(settings, data, judged, head))
         metrics.extend(_metric_rows(settings, data, judged, head))
+    duplicates = duplicates_of(store, recipe)
+    if duplicates is not None:
+        metrics.extend(dedup_metrics(duplicates, settings.experiment, data.split))
     notes = {"classes": list(data.classes.names)}
     shards = [
         store.write_shard("predictions", recipe.fingerprint, index, rows) for index, rows in enumerate(predictions)
@@ -85,8 +89,11 @@ def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
 
 def _read(store: Store, recipe: Recipe) -> _Data:
     """Join images, embeddings and split by image_id; images that could not be embedded are left out."""
-    images = unique_images(
-        store.version("images", recipe.inputs["images"]), ["image_id", "source", "label", "latitude", "longitude"]
+    source = store.version("images", recipe.inputs["images"])
+    images = kept_images(
+        source,
+        duplicates_of(store, recipe),
+        ["image_id", "source", "label", "latitude", "longitude"],
     )
     embeddings = store.version("embeddings", recipe.inputs["embeddings"])
     row_of_image = {identity: row for row, identity in enumerate(images["image_id"].to_pylist())}
@@ -98,7 +105,8 @@ def _read(store: Store, recipe: Recipe) -> _Data:
     image_ids = splits["image_id"].to_pylist()
     images = images.take([row_of_image[identity] for identity in image_ids])
     labels = images["label"].to_pylist()
-    classes = load_label_set(str(recipe.settings["labels"]), labels)
+    # Of all images, as the prompts are: a class whose images were all removed keeps its prompt.
+    classes = load_label_set(str(recipe.settings["labels"]), source.read(["label"])["label"].drop_null().to_pylist())
     return _Data(
         image_id=image_ids,
         source=np.array(images["source"].to_pylist()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -144,6 +144,79 @@ def confusion_matrix(matrix: npt.NDArray[np.float64], names: Sequence[str]) -> s
                 column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade
             )
         figure.colorbar(image, ax=axes, label="share of the row", shrink=0.5)
+        return _svg(figure)
+
+
+def threshold_curve(
+    cosine: npt.NDArray[np.float32],
+    is_duplicate: npt.NDArray[np.bool_],
+    probability: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    thresholds: Mapping[str, tuple[float, float, float]],
+) -> str:
+    """Labelled pairs by their cosine, the fitted P(duplicate), and the thresholds with their intervals. SVG.
+
+    Parameters
+    ----------
+    cosine, is_duplicate
+        (n,) of the labelled pairs. Cosines below the lowest hundredth of each class are not drawn.
+    probability
+        P(duplicate) of cosines.
+    thresholds
+        Name -> value, and the low and high end of its interval; one above 1 is named, but not drawn.
+    """
+    classes = {"not duplicates": ~is_duplicate, "duplicates": is_duplicate}
+    low = min(float(np.quantile(cosine[chosen], 0.01)) for chosen in classes.values() if chosen.any())
+    low = min([low, *(value for value, _, _ in thresholds.values() if -1 <= value <= 1)])
+    low, high = max(-1.0, low - 0.02 * (1 - low)), 1.0 + 0.02 * (1 - low)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for (name, chosen), colour in zip(classes.items(), ("#8a8a8a", "#3b6ea5"), strict=True):
+            axes.hist(
+                cosine[chosen], bins=50, range=(low, 1.0), color=colour, alpha=0.6, label=f"{name} ({chosen.sum()})"
+            )
+        axes.set_xlabel("cosine")
+        axes.set_ylabel("labelled pairs")
+        axes.set_xlim(low, high)
+        right = axes.twinx()
+        grid = np.linspace(low, 1.0, 400)
+        right.plot(grid, probability(grid), color="#1c2733", linewidth=1.6, label="fitted P(duplicate)")
+        right.set_ylim(0, 1.02)
+        right.set_ylabel("P(duplicate)")
+        for (name, (value, lower, upper)), colour in zip(thresholds.items(), ("#d1495b", "#a06a00"), strict=True):
+            if value <= 1.0:
+                right.axvline(value, color=colour, linewidth=1.4, label=f"{name} from {value:.4f}")
+                right.axvspan(max(lower, low), min(upper, high), color=colour, alpha=0.15, linewidth=0)
+            else:
+                right.plot([], [], color=colour, linewidth=1.4, label=f"{name} from {value:.4f}: no pair reaches it")
+        handles = [each for axis in (axes, right) for each in axis.get_legend_handles_labels()[0]]
+        names = [each for axis in (axes, right) for each in axis.get_legend_handles_labels()[1]]
+        axes.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+        axes.spines["top"].set_visible(False)
+        right.spines["top"].set_visible(False)
+        return _svg(figure)
+
+
+def calibration(bins: Sequence[tuple[float, float, int]]) -> str:
+    """The share of duplicates among pairs of about the same fitted probability, against that probability. SVG.
+
+    Parameters
+    ----------
+    bins
+        Mean probability, share of duplicates, and number of pairs, of each.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1, linestyle="--")
+        probability, share, n = np.array(bins, dtype=np.float64).T
+        error = 1.96 * np.sqrt(share * (1 - share) / n)
+        bars = [np.minimum(error, share), np.minimum(error, 1 - share)]
+        axes.errorbar(probability, share, yerr=bars, fmt="o", color="#3b6ea5", markersize=5, linewidth=1)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set_xlabel("fitted P(duplicate), held out")
+        axes.set_ylabel("share of duplicates")
+        axes.spines[["top", "right"]].set_visible(False)
         return _svg(figure)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +10,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import polars as pl
-from PIL import Image
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -21,14 +18,14 @@ from storage.s3_path import StorePath
 from storage.schemas import Part
 from storage.store import Recipe, Store, TableVersion
 from tasks.collect.countries import country_shapes
-from tasks.images import open_rgb
 from tasks.labels.label_set import LabelSet, load_label_set
+from tasks.report.duplicates import duplicates_section
 from tasks.report.figures import confusion_matrix, images_per_label, world_map
 from tasks.report.settings import PublishSettings
 from tasks.report.tables import markdown_table, result_table
+from tasks.report.thumbnails import thumbnail
 
-STEP_VERSION = 2
-_THUMBNAIL_PX = 160
+STEP_VERSION = 3
 
 
 def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
@@ -71,6 +68,7 @@ class _Tables:
     images: pl.DataFrame
     rejects: pl.DataFrame
     parts: pl.DataFrame
+    duplicates: TableVersion | None
     encoder: str
     classes: LabelSet
 
@@ -95,6 +93,7 @@ def _read(store: Store, recipe: Recipe) -> _Tables:
         images=images,
         rejects=frame("rejects", inputs["images"]),
         parts=frame("splits", inputs["splits"]),
+        duplicates=store.version("duplicates", inputs["duplicates"]) if "duplicates" in inputs else None,
         encoder=str(embeddings.notes["encoder"]),
         classes=load_label_set(made_from["settings"]["labels"], images["label"].drop_nulls().to_list()),
     )
@@ -136,7 +135,9 @@ def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
             ("labels", len(counts)),
             ("test images", f"{test_ids.len():,}"),
             ("refused inputs", f"{tables.rejects.height:,}"),
+            *([] if tables.duplicates is None else [("near-duplicates", f"{tables.duplicates.counts['removed']:,}")]),
         ],
+        near=None if tables.duplicates is None else duplicates_section(store, settings, tables.duplicates, images),
         results=results.filter(test & everywhere).drop("source", "part"),
         by_source=results.filter(test & unused).drop("part"),
         zero_shot=results.filter((pl.col("part") == Part.ZERO_SHOT.value) & everywhere).drop("source", "part"),
@@ -185,6 +186,9 @@ def _limits(tables: _Tables) -> list[str]:
 def _collections(tables: _Tables) -> pl.DataFrame:
     """Images, labels and parts of each collection."""
     parts = tables.parts.select("image_id", "part")
+    if tables.duplicates is not None:
+        removed = pl.DataFrame(tables.duplicates.read(["image_id", "kept"])).filter(~pl.col("kept"))
+        parts = pl.concat([parts, removed.select("image_id", pl.lit("near-duplicate").alias("part"))])
     joined = tables.images.join(parts, on="image_id", how="left").with_columns(pl.col("part").fill_null("unlabelled"))
     counts = joined.pivot(on="part", index="source", values="image_id", aggregate_function="len").fill_null(0)
     sizes = tables.images.group_by("source").agg(
@@ -226,15 +230,6 @@ def _examples(store: Store, settings: PublishSettings, tables: _Tables, judged: 
             }
         )
     return examples
-
-
-def thumbnail(path: StorePath) -> str:
-    """A small JPEG of an image as a data address."""
-    image = open_rgb(path)
-    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _provenance(tables: _Tables) -> pl.DataFrame:

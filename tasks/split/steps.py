@@ -12,17 +12,24 @@ from prefect.cache_policies import NO_CACHE
 from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
 from storage.schemas import SPLITS, Part
-from storage.store import Recipe, Store
-from tasks.collect.steps import unique_images
+from storage.store import Recipe, Store, TableVersion
+from tasks.dedup.kept import kept_images
 from tasks.split.settings import SplitSettings
 from tasks.split.stratified import stratified_split
 
 STEP_VERSION = 1
 
 
-def split_recipe(settings: SplitSettings, images: str) -> Recipe:
-    """What makes a split: its settings and the images."""
-    return Recipe("split", STEP_VERSION, settings.model_dump(mode="json"), {"images": images})
+def split_recipe(settings: SplitSettings, images: str, duplicates: str | None) -> Recipe:
+    """What makes a split: its settings, the images, and which of them are near-duplicates (None: all are kept)."""
+    inputs = {"images": images, **({"duplicates": duplicates} if duplicates is not None else {})}
+    return Recipe("split", STEP_VERSION, settings.model_dump(mode="json"), inputs)
+
+
+def duplicates_of(store: Store, recipe: Recipe) -> TableVersion | None:
+    """The duplicates that a recipe reads through; None where dedup is off."""
+    fingerprint = recipe.inputs.get("duplicates")
+    return None if fingerprint is None else store.version("duplicates", fingerprint)
 
 
 def place_groups(rows: pa.Table) -> list[str]:
@@ -36,11 +43,13 @@ def place_groups(rows: pa.Table) -> list[str]:
 
 @task(name="split-images", cache_policy=NO_CACHE)
 def split_images(root: StorePath, settings: SplitSettings, recipe: Recipe) -> dict[str, int]:
-    """Assign every labelled image to a part and commit the table; returns the counts."""
+    """Assign every labelled image that is kept to a part and commit the table; returns the counts."""
     store = Store(root)
-    rows = unique_images(
-        store.version("images", recipe.inputs["images"]), ["image_id", "label", "latitude", "longitude"]
-    ).sort_by("image_id")
+    images = store.version("images", recipe.inputs["images"])
+    rows = kept_images(images, duplicates_of(store, recipe), ["image_id", "label", "latitude", "longitude"]).sort_by(
+        "image_id"
+    )
+    n_removed = len(set(images.read(["image_id"])["image_id"].to_pylist())) - rows.num_rows
     labelled = rows.filter(rows["label"].is_valid())
     labels = np.array(labelled["label"].to_pylist(), dtype=str)
     if len(set(labels.tolist())) < 2:
@@ -56,7 +65,11 @@ def split_images(root: StorePath, settings: SplitSettings, recipe: Recipe) -> di
         groups=groups,
         min_class_size=settings.min_class_size,
     )
-    counts = {**Counter(parts.tolist()), "unlabelled": rows.num_rows - labelled.num_rows}
+    counts = {
+        **Counter(parts.tolist()),
+        "unlabelled": rows.num_rows - labelled.num_rows,
+        "near_duplicates": n_removed,
+    }
     for part in (Part.TRAIN, Part.TEST):
         if not counts.get(part.value):
             raise PlaceprintError(

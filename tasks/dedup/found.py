@@ -1,0 +1,132 @@
+"""The pairs that make groups: searched exactly or through the index, from the threshold that the settings want."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from storage.errors import PlaceprintError
+from storage.index_search import SearchIndex
+from storage.store import Store, TableVersion
+from tasks.dedup.embedded import EmbeddedImages
+from tasks.dedup.groups import ALONE, group_numbers
+from tasks.dedup.indexed import indexed_pairs
+from tasks.dedup.known import known_pairs
+from tasks.dedup.pairs import Pairs, TooManyPairsError, near_pairs
+from tasks.dedup.settings import DedupSettings
+from tasks.dedup.threshold import DuplicateModel
+
+EXACT_UP_TO = 1_000_000
+# A threshold at which an image has so many near-duplicates on average is none.
+MAX_PAIRS_AN_IMAGE = 50
+
+
+@dataclass(frozen=True)
+class FoundPairs:
+    """Pairs from a cosine on, the threshold that makes a group of them, and how they were found."""
+
+    pairs: Pairs
+    threshold: float
+    removes: str
+    searched_from: float | None
+    search: str
+    recall: float | None
+    n_known: int
+    warning: str | None
+
+
+NOTHING = FoundPairs(
+    pairs=Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)),
+    threshold=math.inf,
+    removes="nothing",
+    searched_from=None,
+    search="exact",
+    recall=None,
+    n_known=0,
+    warning=None,
+)
+
+
+def find_pairs(
+    store: Store, settings: DedupSettings, embeddings: TableVersion, images: EmbeddedImages, model: DuplicateModel
+) -> FoundPairs:
+    """Pairs at the threshold that the settings want, or, where that would remove too much, at the certain one."""
+    warning = None
+    n = len(images.image_id)
+    if settings.remove == "suspected":
+        try:
+            found = _searched(store, settings, embeddings, images, "suspected", model.suspected)
+            share = _removed_share(n, found)
+            if share <= settings.max_removed_share:
+                return found
+            much = f"remove {100 * share:.0f} % of the images"
+        except TooManyPairsError:
+            much = f"give an image more than {MAX_PAIRS_AN_IMAGE} near-duplicates on average"
+        warning = (
+            f"the threshold of suspected duplicates, a cosine of {model.suspected:.4f}, would {much}, more than "
+            f"dedup.max_removed_share={settings.max_removed_share:g} allows: these cosines tell duplicates from others poorly "
+            f"(AUC {model.auc:.3f}); only what is certain is removed"
+        )
+    try:
+        found = _searched(store, settings, embeddings, images, "certain", model.certain)
+    except TooManyPairsError as error:
+        raise PlaceprintError(
+            f"dedup: {error}, the threshold of certain duplicates: the labels cannot be right for these images; set dedup=off, or label pairs"
+        ) from None
+    return replace(found, warning=warning)
+
+
+def _searched(
+    store: Store,
+    settings: DedupSettings,
+    embeddings: TableVersion,
+    images: EmbeddedImages,
+    removes: str,
+    threshold: float,
+) -> FoundPairs:
+    """All pairs from a little below the threshold on."""
+    if threshold > 1:
+        return replace(NOTHING, threshold=threshold, removes=removes)
+    # Rounded down, so that a threshold that moves a little finds the pairs of an earlier run.
+    start = max(-1.0, math.floor(100 * (threshold - settings.near_threshold)) / 100)
+    n = len(images.image_id)
+    max_pairs = MAX_PAIRS_AN_IMAGE * n
+    if settings.search == "index" or (settings.search == "auto" and n > EXACT_UP_TO and not _has_gpu()):
+        index = SearchIndex(store, embeddings)
+        through = indexed_pairs(index.search, images.vectors, min_cosine=start, max_pairs=max_pairs, seed=settings.seed)
+        return FoundPairs(through.pairs, threshold, removes, start, "index", through.recall, 0, None)
+    known = known_pairs(store, images.image_id, images.vectors, str(embeddings.notes["encoder"]), start)
+    order = np.concatenate([known.rows, np.setdiff1d(np.arange(n), known.rows)])
+    # The order of rows is left alone where all are new: permuting them copies all vectors.
+    vectors = images.vectors[order] if len(known.rows) else images.vectors
+    new = near_pairs(vectors, min_cosine=start, n_known=len(known.rows), max_pairs=max_pairs)
+    ends = np.sort(np.stack([order[new.i], order[new.j]], axis=1), axis=1)
+    i, j = np.concatenate([known.pairs.i, ends[:, 0]]), np.concatenate([known.pairs.j, ends[:, 1]])
+    cosine = np.concatenate([known.pairs.cosine, new.cosine])
+    by_rows = np.lexsort((j, i))
+    pairs = Pairs(i[by_rows], j[by_rows], cosine[by_rows])
+    return FoundPairs(pairs, threshold, removes, start, "exact", None, len(known.rows), None)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pairs_that_group(found: FoundPairs) -> npt.NDArray[np.bool_]:
+    """Which pairs make groups."""
+    return np.asarray(found.pairs.cosine >= np.float32(found.threshold))
+
+
+def _removed_share(n: int, found: FoundPairs) -> float:
+    """Share of images that are removed when one of each connected group is kept."""
+    near = pairs_that_group(found)
+    numbers = group_numbers(
+        n, found.pairs.i[near], found.pairs.j[near], np.empty((0, 0), np.float32), min_cosine=0.0, how="connected"
+    )
+    grouped = numbers[numbers != ALONE]
+    return (len(grouped) - len(np.unique(grouped))) / max(n, 1)
