@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import polars.selectors as cs
 import typer
@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="Look into the store: its table versions and their manifests.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+dedup_app = typer.Typer(help="Near-duplicates among the images.", no_args_is_help=True)
+app.add_typer(dedup_app, name="dedup")
 
 output = Console()
 
@@ -345,6 +347,55 @@ def ui(
         sys.exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603  (our own arguments)
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+@dedup_app.command("label")
+def label_pairs(
+    store: StoreOption = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Who answers. Default: the login name.")
+    ] = None,
+    mode: Annotated[
+        Literal["random", "stratified"],
+        typer.Option(
+            help="Pairs at random, or spread over the cosines where the model is unsure; each is an image with its nearest."
+        ),
+    ] = "random",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 is any free one.")] = 4280,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Thresholds have converged when they stay within this of the newest …")
+    ] = 0.002,
+    last: Annotated[int, typer.Option(min=2, help="… over so many answers.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the pairs.")] = 0,
+) -> None:
+    """Say of pairs of images whether they are duplicates, on a page of this machine. Ctrl-C ends; go on at any time.
+
+    Example: `placeprint dedup label --mode stratified`
+    """
+    from flows.label import serve
+    from storage.store import Store
+
+    serve(
+        Store(store or default_store()),
+        labelled_by=_login_name() if by is None else by,
+        mode=mode,
+        port=port,
+        announce=lambda address: output.print(
+            f"Label pairs at {address} (Ctrl-C ends; every answer is kept at once)", soft_wrap=True, highlight=False
+        ),
+        n_last=last,
+        tolerance=tolerance,
+        seed=seed,
+    )
+
+
+def _login_name() -> str:
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (ImportError, KeyError, OSError):  # a container's user may have a number only
+        raise PlaceprintError("label: this user has no name: give --by NAME") from None
 
 
 @store_app.command("list")
