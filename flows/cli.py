@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="Look into the store: its table versions and their manifests.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
-dedup_app = typer.Typer(help="Near-duplicates among the images.", no_args_is_help=True)
+dedup_app = typer.Typer(invoke_without_command=True)
 app.add_typer(dedup_app, name="dedup")
 
 output = Console()
@@ -95,7 +95,7 @@ def _open_store(root: StorePath | None) -> object:
 def run(
     config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
 ) -> None:
-    """Run the whole pipeline: collect, encode, split, fit, publish. What is there already is not done again.
+    """Run the whole pipeline: collect, encode, dedup, split, fit, publish. What is there already is not done again.
 
     Example: `placeprint run -c configs/folder.yaml -s collect.sources.0.path=~/photos`
     """
@@ -225,7 +225,7 @@ def encode(
 def split(
     config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
 ) -> None:
-    """Share the images collected last out to train and test: `images` -> `splits`."""
+    """Share the images collected last that dedup keeps out to train and test: `images`, `duplicates` -> `splits`."""
     _run_stage("split", _settings(config, set_, store, verbose))
 
 
@@ -267,7 +267,7 @@ def sql(
     store: StoreOption = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")] = False,
 ) -> None:
-    """Ask DuckDB a question. Views: images, rejects, embeddings, prompts, splits, predictions, metrics.
+    """Ask DuckDB a question. Views: images, rejects, embeddings, prompts, pairs, duplicates, splits, predictions, metrics.
 
     An older version of a table is `images_at('<fingerprint>')`; `placeprint store list` names them.
 
@@ -302,6 +302,9 @@ def search(
     k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many images.")] = 10,
     store: StoreOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Show near-duplicates that were removed, too.")
+    ] = False,
 ) -> None:
     """Find the images nearest to a text or an image; prints them and writes a page.
 
@@ -312,7 +315,7 @@ def search(
     from storage.store import Store
 
     opened = Store(store or default_store())
-    hits = find(opened, query, k=k, device=device)
+    hits = find(opened, query, k=k, device=device, duplicates=duplicates)
     table = Table()
     for name in ("", "cosine", "label", "source", "path"):
         table.add_column(name)
@@ -347,6 +350,28 @@ def ui(
         sys.exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603  (our own arguments)
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+@dedup_app.callback()
+def dedup(
+    context: typer.Context,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find near-duplicates among the images encoded last: `embeddings` -> `pairs`, `duplicates`.
+
+    The threshold is fitted to labelled pairs: yours (`placeprint dedup label`), a file's, or synthetic ones.
+
+    Example: `placeprint dedup -s dedup.labels=pairs.csv`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    settings = _settings(config, set_, store, verbose)
+    if not settings.dedup.enabled:
+        raise PlaceprintError("dedup: the setting dedup is off")
+    _run_stage("dedup", settings)
 
 
 @dedup_app.command("label")

@@ -15,6 +15,8 @@ from storage.errors import PlaceprintError
 from storage.faiss_index import SearchIndex
 from storage.s3_path import StorePath
 from storage.store import Store
+from storage.vectors import Vectors
+from tasks.dedup.kept import removed_images
 from tasks.encode.weights import EncoderSettings, find_weights
 from tasks.images import ImageError, decode_rgb
 from tasks.report.thumbnails import thumbnail
@@ -32,8 +34,10 @@ class Hit:
     file: StorePath
 
 
-def search(store: Store, query: str, *, k: int = 10, device: str = "auto") -> list[Hit]:
+def search(store: Store, query: str, *, k: int = 10, device: str = "auto", duplicates: bool = False) -> list[Hit]:
     """The k images nearest to `query`: a text, or the path of an image file.
+
+    Near-duplicates that were removed are left out, unless `duplicates` asks for them.
 
     Raises
     ------
@@ -45,26 +49,42 @@ def search(store: Store, query: str, *, k: int = 10, device: str = "auto") -> li
     settings = EncoderSettings(
         model=str(embeddings.notes["model"]), pretrained=embeddings.notes["pretrained"], device=device
     )
-    found = find_weights(settings).encoder_id
-    if found != embeddings.notes["encoder"]:
+    encoder_id = find_weights(settings).encoder_id
+    if encoder_id != embeddings.notes["encoder"]:
         raise PlaceprintError(
-            f"search: the embeddings were made by {embeddings.notes['encoder']}, here is {found}: encode again, or bring those weights"
+            f"search: the embeddings were made by {embeddings.notes['encoder']}, here is {encoder_id}: encode again, or bring those weights"
         )
     from tasks.encode.encoder import load_encoder
 
     encoder = load_encoder(settings)
     path = _as_image_path(query)
     vector = encoder.encode_images([path], batch_size=1) if path else encoder.encode_texts([query])
-    cosines, rows = index.search(vector, k)
     image_ids = embeddings.read(["image_id"])["image_id"].to_pylist()
     images = store.version("images", embeddings.manifest["recipe"]["inputs"]["images"])
+    removed = set() if duplicates else removed_images(store, images.fingerprint)
+    found = _nearest(index, vector, image_ids, removed, k)
     columns = ["image_id", "label", "source", "path", "file"]
     by_id = {row["image_id"]: row for row in reversed(images.read(columns).to_pylist())}
-    hits = [(float(cosine), by_id[image_ids[row]]) for cosine, row in zip(cosines[0], rows[0], strict=True)]
+    hits = [(cosine, by_id[identity]) for cosine, identity in found]
     return [
         Hit(cosine, row["image_id"], row["label"], row["source"], row["path"], store.root / row["file"])
         for cosine, row in hits
     ]
+
+
+def _nearest(
+    index: SearchIndex, vector: Vectors, image_ids: Sequence[str], removed: set[str], k: int
+) -> list[tuple[float, str]]:
+    """Cosines and ids of the k nearest images that were not removed."""
+    wanted = k
+    while True:
+        wanted = min(wanted, len(image_ids))
+        cosines, rows = index.search(vector, wanted)
+        found = [(float(cosine), image_ids[row]) for cosine, row in zip(cosines[0], rows[0], strict=True)]
+        kept = [(cosine, identity) for cosine, identity in found if identity not in removed]
+        if len(kept) >= k or wanted == len(image_ids):
+            return kept[:k]
+        wanted *= 4
 
 
 def write_page(store: Store, query: str, hits: Sequence[Hit]) -> StorePath:

@@ -29,6 +29,15 @@ def duplicates_for(store: Store, images: str, fingerprint: str | None = None) ->
     return found.fingerprint
 
 
+def removed_images(store: Store, images: str) -> set[str]:
+    """Ids of the near-duplicates that were removed last of these images; none where dedup was not run on them."""
+    try:
+        duplicates = store.version("duplicates", duplicates_for(store, images)).read(["image_id", "kept"])
+    except StoreError:
+        return set()
+    return set(duplicates.filter(pc.invert(duplicates["kept"]))["image_id"].to_pylist())
+
+
 def kept_images(images: TableVersion, duplicates: TableVersion | None, columns: list[str]) -> pa.Table:
     """Rows of the images table, each image once, without the near-duplicates that were removed.
 

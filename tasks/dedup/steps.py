@@ -111,7 +111,8 @@ def _labels(
 
 
 def _of_labels(labels: Labels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    cosines = np.array([each.cosine for each in labels.labels], dtype=np.float64)
+    # Rows of float16 are not quite of length 1.
+    cosines = np.clip(np.array([each.cosine for each in labels.labels], dtype=np.float64), -1.0, 1.0)
     return cosines, np.array([each.is_duplicate for each in labels.labels], dtype=np.bool_)
 
 
