@@ -67,8 +67,8 @@ def find_pairs(
             much = f"give an image more than {MAX_PAIRS_AN_IMAGE} near-duplicates on average"
         warning = (
             f"the threshold of suspected duplicates, a cosine of {model.suspected:.4f}, would {much}, more than "
-            f"dedup.max_removed_share={settings.max_removed_share:g} allows: these cosines tell duplicates from others poorly "
-            f"(AUC {model.auc:.3f}); only what is certain is removed"
+            f"dedup.max_removed_share={settings.max_removed_share:g} allows, so only what is certain is removed: label more pairs, or "
+            f"take an encoder that tells copies better (now {model.n} pairs, AUC {model.auc:.3f})"
         )
     try:
         found = _searched(store, settings, embeddings, images, "certain", model.certain)
