@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -183,6 +184,8 @@ class TestPage:
             tab.keyboard.press(key)
         for button in ("duplicate", "different", "skip", "undo"):
             expect(tab.locator(f"#{button}")).to_be_disabled()
+        while not held:
+            tab.wait_for_timeout(50)
         tab.wait_for_timeout(300)
         assert len(held) == 1
         assert paths(tab) == first  # not before the server said that it is kept
@@ -191,10 +194,19 @@ class TestPage:
         ready(tab)
         assert kept(fresh) == ["duplicate"]
         tab.unroute("**/answer")
-        tab.keyboard.press("d", delay=0)
-        tab.keyboard.press("d", delay=0)  # a key that bounces, though the server was quick
+        second = paths(tab)
+        tab.clock.install()
+        tab.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
+        tab.keyboard.press("d")
+        expect(tab.locator("figcaption code").first).not_to_have_text(second[0])
+        tab.clock.run_for(200)
+        tab.wait_for_timeout(300)
+        tab.keyboard.press("d")  # a key that bounces, though the server was quick
+        expect(tab.locator("#duplicate")).to_be_disabled()
+        tab.clock.run_for(60)
         ready(tab)
         assert kept(fresh) == ["duplicate"] * 2
+        tab.clock.resume()
         tab.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'd', repeat: true}))")  # held down
         ready(tab)
         assert kept(fresh) == ["duplicate"] * 2
