@@ -127,7 +127,7 @@ def test_second_run_does_no_work(demo_store: Path) -> None:
     latest = max((demo_store / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     run = json.loads(latest.read_text())
     assert run["status"] == "completed"
-    assert set(run["reused"]) == {"collect", "embeddings", "prompts", "split", "fit", "publish"}
+    assert set(run["reused"]) == {"collect", "embeddings", "prompts", "dedup", "split", "fit", "publish"}
     plan = Plan.of(demo(demo_store))
     assert plan is not None
     assert plan.finished_page(Store(demo_store), demo(demo_store)) == page
