@@ -62,13 +62,12 @@ def find_pairs(
             share = _removed_share(n, found)
             if share <= settings.max_removed_share:
                 return found
-            much = f"remove {100 * share:.0f} % of the images"
+            much = f"{100 * share:.0f} % of the images would be removed"
         except TooManyPairsError:
-            much = f"give an image more than {MAX_PAIRS_AN_IMAGE} near-duplicates on average"
+            much = f"an image would have over {MAX_PAIRS_AN_IMAGE} near-duplicates on average"
         warning = (
-            f"the threshold of suspected duplicates, a cosine of {model.suspected:.4f}, would {much}, more than "
-            f"dedup.max_removed_share={settings.max_removed_share:g} allows, so only what is certain is removed: label more pairs, or "
-            f"take an encoder that tells copies better (now {model.n} pairs, AUC {model.auc:.3f})"
+            f"only what is certain is removed: from suspected ({model.suspected:.4f}) on, {much} "
+            f"(dedup.max_removed_share is {settings.max_removed_share:g}); label pairs, or take an encoder that tells copies better"
         )
     try:
         found = _searched(store, settings, embeddings, images, "certain", model.certain)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.dedup.edits import EDITS, EditName
+from tasks.dedup.edits import EditName
 from tasks.settings import Section
 
 
@@ -14,9 +14,13 @@ class SyntheticSettings(Section):
     """Pairs that nobody has to label: edits of images, and the nearest images from other places."""
 
     n_images: int = Field(600, ge=20, description="drawn at random; each gives one duplicate and one other pair")
-    edits: tuple[EditName, ...] = Field(EDITS, min_length=1, description="taken in turn")
+    edits: tuple[EditName, ...] = Field(
+        ("recompress", "resize", "crop", "brightness", "watermark"),
+        min_length=1,
+        description="taken in turn; there is also border, which changes a picture more than these",
+    )
     different_place_km: float = Field(
-        100.0,
+        10.0,
         ge=0,
         description="images further apart are of different places; without coordinates, those of another label",
     )

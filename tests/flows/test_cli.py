@@ -135,7 +135,7 @@ def test_store_list_and_show(ready: Path, monkeypatch: pytest.MonkeyPatch, capfd
     store = ["--store", str(ready / "store")]
     code, out, _ = placeprint("store", "list", *store, monkeypatch=monkeypatch, capfd=capfd)
     assert code == 0
-    assert out.count("selected") == 8
+    assert out.count("selected") == 10
     code, out, _ = placeprint("store", "show", "images", *store, monkeypatch=monkeypatch, capfd=capfd)
     assert '"listed": 24' in out
 

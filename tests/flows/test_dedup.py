@@ -241,7 +241,7 @@ def test_synthetic_labels_find_the_copies_and_say_what_they_are(
     duplicates = deduplicated(encoded, fresh, *SYNTHETIC)
     assert {"0", "0 small", "0 rough", "1", "1 elsewhere", "2", "2 unlabelled"} <= by_name(encoded, duplicates).keys()
     assert duplicates.notes["labels"] == "synthetic"
-    assert "synthetic edits (recompress, resize)" in duplicates.notes["warnings"][0]
+    assert "edits made here (recompress, resize)" in duplicates.notes["warnings"][0]
     assert "warning: no person has labelled these pairs" in capsys.readouterr().err
     pairs = Store(fresh).version("pairs").read().to_pylist()
     labelled = [row for row in pairs if row["is_duplicate"] is not None]
@@ -316,7 +316,7 @@ def test_a_threshold_that_would_remove_too_much(encoded: Encoded, fresh: Path) -
     share = deduplicated(encoded, fresh, labels).counts["removed"] / (N + 4)
     kept = deduplicated(encoded, fresh, labels, f"dedup.max_removed_share={share - 0.01}")
     assert kept.notes["removes"] == "certain"
-    assert "would remove 6 % of the images" in kept.notes["warnings"][0]
+    assert "6 % of the images would be removed" in kept.notes["warnings"][0]
     assert kept.notes["threshold"] == kept.notes["model"]["certain"]
     by_word = deduplicated(encoded, fresh, labels, "dedup.remove=certain")
     assert by_word.read().equals(kept.read())
@@ -381,7 +381,7 @@ def test_a_persons_answers_take_the_place_of_synthetic_ones(encoded: Encoded, fr
         "of_one_image": 0,
         "used": 13,
     }
-    assert not any("synthetic" in each for each in version.notes["warnings"])
+    assert not any("made here" in each for each in version.notes["warnings"])
     people = {
         row["labelled_by"] for row in store.version("pairs").read().to_pylist() if row["is_duplicate"] is not None
     }

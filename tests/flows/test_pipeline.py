@@ -215,6 +215,7 @@ def test_folder_of_rubbish_is_one_line(tmp_path: Path) -> None:
 
 def test_stages_alone_read_what_was_made_last_and_refuse_what_does_not_fit(photos: Path, tmp_path: Path) -> None:
     from flows.collect import collect
+    from flows.dedup import dedup
     from flows.encode import encode
     from flows.fit import fit
     from flows.publish import publish
@@ -225,11 +226,16 @@ def test_stages_alone_read_what_was_made_last_and_refuse_what_does_not_fit(photo
         encode(settings)
     collect(settings)
     encode(settings)
+    with pytest.raises(StoreError, match="run `placeprint dedup` first, or set dedup=off"):
+        split(settings)
+    dedup(settings)
     split(settings)
     fit(settings)
     assert publish(settings).is_file()
     (photos / "Egypt" / "new.jpg").write_bytes(JPEG)
     collect(settings)
-    split(settings)
+    with pytest.raises(StoreError, match="are not known: run `placeprint dedup` first"):
+        split(settings)
+    split(folder(tmp_path / "store", photos, "dedup=off"))
     with pytest.raises(StoreError, match="belong to different images"):
         fit(settings)

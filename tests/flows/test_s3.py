@@ -40,7 +40,7 @@ def test_the_whole_pipeline_on_s3_gives_the_tables_of_a_folder(photos: Path, tmp
     local, remote = tmp_path / "store", bucket / "somewhere" / "store"
     pages = [pipeline(folder_settings(store, photos)) for store in (local, remote)]
     assert versions(remote) == versions(local)
-    assert len(versions(local)) == 8
+    assert len(versions(local)) == 10
     assert all(page is not None and page.is_file() for page in pages)
     on_s3, in_folder = Store(remote), Store(local)
     embeddings = on_s3.version("embeddings")
