@@ -42,6 +42,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/dedup.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_settings_page.py
