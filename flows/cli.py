@@ -124,7 +124,7 @@ def _print_results(store: StorePath) -> None:
     from tasks.report.steps import main_results
 
     frame = main_results(Store(store)).select(
-        "head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$")
+        cs.matches("^split$"), "head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$")
     )
     table = Table(title="Test part, all collections, with 95 % intervals", title_justify="left")
     for name in frame.columns:

@@ -31,7 +31,7 @@ def pipeline(settings: Settings) -> StorePath | None:
             say("pipeline: fewer than two labels, so no split, heads and report; `sql` and `search` work")
             return None
         duplicates = dedup(settings, made["embeddings"]) if settings.dedup.enabled else None
-        splits = split(settings, images, duplicates)
+        splits = split(settings, images, duplicates, made["embeddings"])
         metrics = fit(settings, made["embeddings"], made["prompts"], splits)
         page = publish(settings, metrics)
         refresh_catalog(store)

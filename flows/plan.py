@@ -43,7 +43,13 @@ class Plan:
             dedup_recipe(store, settings.dedup, embeddings.fingerprint, embeddings) if settings.dedup.enabled else None
         )
         removed = {} if duplicates is None else {"duplicates": duplicates.fingerprint}
-        splits = split_recipe(settings.split, images.fingerprint, removed.get("duplicates"))
+        splits = split_recipe(
+            settings.split,
+            images.fingerprint,
+            duplicates=removed.get("duplicates"),
+            embeddings=embeddings.fingerprint,
+            labels=settings.labels,
+        )
         inputs = {
             "images": images.fingerprint,
             "embeddings": embeddings.fingerprint,

@@ -118,11 +118,16 @@ def _default(names: list[str]) -> Any:
 
 def _explain(error: ValidationError, where: str) -> str:
     first, *others = error.errors()
-    tags = {"earthmaps", "folder"}
-    name = ".".join(str(part) for part in first["loc"] if part not in tags or len(first["loc"]) == 1)
+    # After a position in a list comes the kind of the section there, which is no name that a user can write.
+    named = [
+        part
+        for before, part in zip((None, *first["loc"]), first["loc"], strict=False)
+        if not (isinstance(before, int) and isinstance(part, str))
+    ]
+    name = ".".join(map(str, named))
     more = f" ({len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        plain = ".".join(str(part) for part in first["loc"] if not isinstance(part, int) and part not in tags)
+        plain = ".".join(part for part in named if isinstance(part, str))
         near = get_close_matches(plain, list(known_keys()), n=1, cutoff=0.0)
         return f"{where}: unknown setting {name!r}; is {near[0]!r} meant?{more}"
     message = first["msg"].removeprefix("Value error, ")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import polars as pl
 from prefect import flow
 
 from flows.progress import say, working
 from flows.settings import Settings
 from storage.runs import recorded
-from storage.store import Store
+from storage.store import Store, TableVersion
 from tasks.dedup.kept import duplicates_for
+from tasks.report.tables import markdown_table
+from tasks.split.kinds import needs_embeddings
 from tasks.split.steps import split_images, split_recipe
 
 
 @flow(name="split", flow_run_name="split")
-def split(settings: Settings, images: str | None = None, duplicates: str | None = None) -> str:
+def split(
+    settings: Settings, images: str | None = None, duplicates: str | None = None, embeddings: str | None = None
+) -> str:
     """Share out the images (by default those collected last) that dedup keeps; returns the fingerprint of the split.
 
     Raises
@@ -24,7 +29,8 @@ def split(settings: Settings, images: str | None = None, duplicates: str | None 
     store = Store(settings.store)
     source = store.version("images", images).fingerprint
     removed = duplicates_for(store, source, duplicates) if settings.dedup.enabled else None
-    recipe = split_recipe(settings.split, source, removed)
+    encoded = store.version("embeddings", embeddings).fingerprint if needs_embeddings(settings.split) else ""
+    recipe = split_recipe(settings.split, source, duplicates=removed, embeddings=encoded, labels=settings.labels)
     with recorded(store, "split", settings.model_dump(mode="json")) as run:
         run.tables.update(recipe.inputs, splits=recipe.fingerprint)
         if store.reuse(recipe, ["splits"]):
@@ -33,5 +39,33 @@ def split(settings: Settings, images: str | None = None, duplicates: str | None 
             return recipe.fingerprint
         with working("split"):
             counts = split_images(store.root, settings.split, recipe)
-        say("split: %s", ", ".join(f"{count} {part}" for part, count in sorted(counts.items())))
+        for line in summary(counts, store.version("splits", recipe.fingerprint)):
+            say("%s", line)
         return recipe.fingerprint
+
+
+def summary(counts: dict[str, int], splits: TableVersion) -> list[str]:
+    """What a person should read of it, line by line."""
+    notes = splits.notes
+    left = ", ".join(
+        f"{counts[name]} {name.replace('_', ' ')}" for name in ("near_duplicates", "unlabelled", "balanced_out")
+    )
+    lines = [f"split: {counts['images']} images; left out {left}"]
+    for name in notes["splits"]:
+        parts = {key.removeprefix(f"{name}: "): n for key, n in counts.items() if key.startswith(f"{name}: ")}
+        worst = notes["quality"].get(name, {}).get("worst")
+        lines.append(
+            f"split: {name}: {', '.join(f'{n} {part}' for part, n in parts.items())}"
+            + (f"; worst deviation {worst}" if worst else "")
+        )
+    for table in notes["tables"].values():
+        lines += ["split: of what the sets are made", markdown_table(pl.DataFrame(table)).rstrip()]
+    lines += [
+        f"split: warning: {name}: {n} images were moved to train, so that nothing leaks"
+        for name, n in notes["moved"].items()
+    ]
+    lines += [
+        f"split: warning: {name}: {each}" for name in notes["quality"] for each in notes["quality"][name]["warnings"]
+    ]
+    lines += [f"split: warning: {name} is left out: {why}" for name, why in notes["left_out"].items()]
+    return lines

@@ -41,6 +41,9 @@ class Part(StrEnum):
     VALIDATION = "validation"
     TEST = "test"
     ZERO_SHOT = "zero_shot"
+    BUFFER = "buffer"
+    UNUSED = "unused"
+    REFERENCE = "reference"
 
 
 def _field(name: str, type_: pa.DataType, *, nullable: bool = False, **metadata: str) -> pa.Field:
@@ -156,12 +159,16 @@ SPLITS = pa.schema(
         _field("part", pa.string(), description="a Part"),
         _field("fold", pa.int32(), nullable=True),
         _field("stratum", pa.string(), description="the class that was kept in proportion"),
+        _field(
+            "observed", pa.string(), nullable=True, description="of a training image's labels, the one that is seen"
+        ),
     ]
 )
 
 PREDICTIONS = pa.schema(
     [
         _field("experiment", pa.string()),
+        _field("split", pa.string()),
         _field("head", pa.string()),
         _field("configuration", pa.string()),
         _field("seed", pa.int64(), nullable=True),

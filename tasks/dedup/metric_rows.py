@@ -10,19 +10,19 @@ from storage.store import TableVersion
 HEAD = "near-duplicates"
 
 
-def dedup_metrics(duplicates: TableVersion, experiment: str, split: str) -> Iterator[dict[str, Any]]:
+def dedup_metrics(duplicates: TableVersion, experiment: str) -> Iterator[dict[str, Any]]:
     """Thresholds with their intervals, precision and recall of every rule on held-out pairs, and how much was removed.
 
     Parameters
     ----------
     duplicates
         A version of the table ``duplicates``.
-    experiment, split
+    experiment
         As in the other rows of the table.
     """
     notes, counts = duplicates.notes, duplicates.counts
     labels = str(notes["labels"])
-    key = {"experiment": experiment, "head": HEAD, "seed": None, "split": split, "part": "all", "source": "all"}
+    key = {"experiment": experiment, "head": HEAD, "seed": None, "split": "all", "part": "all", "source": "all"}
 
     def row(metric: str, value: float, n: int, configuration: str = labels, **interval: float | None) -> dict[str, Any]:
         bounds = {"lower": None, "upper": None, **interval}

@@ -29,7 +29,7 @@ from tasks.metrics.accuracy import region_hits, share_interval, top_k_hits
 from tasks.metrics.mixed import mixed_scores
 from tasks.split.steps import duplicates_of, place_groups
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 # Parts whose labels no head has seen.
 JUDGED_PARTS = (Part.TEST.value, Part.ZERO_SHOT.value)
 
@@ -67,28 +67,33 @@ class _Scored:
 def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
     """Fit every head on the part train, judge it on the others, commit both tables; returns the number of metrics."""
     store = Store(root)
-    data = _read(store, recipe)
-    judged = np.flatnonzero(np.isin(data.part, JUDGED_PARTS))
     predictions: list[pa.Table] = []
     metrics: list[dict[str, Any]] = []
-    for head in _heads(store, settings, recipe, data, judged):
-        predictions.append(_prediction_rows(settings, data, judged, head))
-        metrics.extend(_metric_rows(settings, data, judged, head))
+    n_judged: dict[str, int] = {}
+    for data in _read(store, recipe):
+        judged = np.flatnonzero(np.isin(data.part, JUDGED_PARTS))
+        n_judged[data.split] = len(judged)
+        for head in _heads(store, settings, recipe, data, judged):
+            predictions.append(_prediction_rows(settings, data, judged, head))
+            metrics.extend(_metric_rows(settings, data, judged, head))
     duplicates = duplicates_of(store, recipe)
     if duplicates is not None:
-        metrics.extend(dedup_metrics(duplicates, settings.experiment, data.split))
-    notes = {"classes": list(data.classes.names)}
+        metrics.extend(dedup_metrics(duplicates, settings.experiment))
+    notes = {"classes": list(data.classes.names), "splits": list(n_judged)}
     shards = [
         store.write_shard("predictions", recipe.fingerprint, index, rows) for index, rows in enumerate(predictions)
     ]
-    store.commit("predictions", recipe, shards, counts={"images": len(judged)}, notes=notes)
+    store.commit("predictions", recipe, shards, counts=n_judged, notes=notes)
     rows = pa.Table.from_pylist(metrics, METRICS)
     store.commit("metrics", recipe, [store.write_shard("metrics", recipe.fingerprint, 0, rows)])
     return len(metrics)
 
 
-def _read(store: Store, recipe: Recipe) -> _Data:
-    """Join images, embeddings and split by image_id; images that could not be embedded are left out."""
+def _read(store: Store, recipe: Recipe) -> Iterator[_Data]:
+    """Join images, embeddings and each split by image_id; images that could not be embedded are left out.
+
+    Splits without a part to learn from and one to be judged on are passed over.
+    """
     source = store.version("images", recipe.inputs["images"])
     images = kept_images(
         source,
@@ -102,21 +107,26 @@ def _read(store: Store, recipe: Recipe) -> _Data:
     }
     splits = store.version("splits", recipe.inputs["splits"]).read()
     splits = splits.filter(pc.is_in(splits["image_id"], pa.array(row_of_vector, pa.string())))
-    image_ids = splits["image_id"].to_pylist()
-    images = images.take([row_of_image[identity] for identity in image_ids])
-    labels = images["label"].to_pylist()
+    vectors = read_vectors(embeddings)
     # Of all images, as the prompts are: a class whose images were all removed keeps its prompt.
     classes = load_label_set(str(recipe.settings["labels"]), source.read(["label"])["label"].drop_null().to_pylist())
-    return _Data(
-        image_id=image_ids,
-        source=np.array(images["source"].to_pylist()),
-        place=np.unique(place_groups(images), return_inverse=True)[1],
-        part=np.array(splits["part"].to_pylist()),
-        label=np.array([classes.index[label] for label in labels]),
-        vectors=read_vectors(embeddings)[[row_of_vector[identity] for identity in image_ids]],
-        classes=classes,
-        split=splits["split"][0].as_py(),
-    )
+    for name in pc.unique(splits["split"]).to_pylist():
+        rows = splits.filter(pc.equal(splits["split"], name))
+        parts = set(rows["part"].to_pylist())
+        if Part.TRAIN.value not in parts or not parts.intersection(JUDGED_PARTS):
+            continue
+        image_ids = rows["image_id"].to_pylist()
+        known = images.take([row_of_image[identity] for identity in image_ids])
+        yield _Data(
+            image_id=image_ids,
+            source=np.array(known["source"].to_pylist()),
+            place=np.unique(place_groups(known), return_inverse=True)[1],
+            part=np.array(rows["part"].to_pylist()),
+            label=np.array([classes.index[label] for label in known["label"].to_pylist()]),
+            vectors=vectors[[row_of_vector[identity] for identity in image_ids]],
+            classes=classes,
+            split=name,
+        )
 
 
 def _heads(
@@ -155,6 +165,7 @@ def _prediction_rows(settings: FitSettings, data: _Data, judged: npt.NDArray[np.
     return pa.table(
         [
             [settings.experiment] * n,
+            [data.split] * n,
             [head.head] * n,
             [head.configuration] * n,
             pa.array([head.seed] * n, pa.int64()),

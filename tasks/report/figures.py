@@ -220,6 +220,86 @@ def calibration(bins: Sequence[tuple[float, float, int]]) -> str:
         return _svg(figure)
 
 
+def share_per_class(sizes: Sequence[int], shares: Sequence[float], wanted: float) -> str:
+    """The share of each class that lies in the test part, against the size of the class. SVG.
+
+    Parameters
+    ----------
+    sizes
+        Images of each class.
+    shares
+        Of them in the test part.
+    wanted
+        That share for all of them.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axhline(wanted, color="#d1495b", linewidth=1, label=f"wanted: {100 * wanted:.4g} %")
+        grid = np.geomspace(max(1, min(sizes)), max(sizes), 200)
+        axes.fill_between(
+            grid,
+            np.clip(wanted - 1 / grid, 0, 1),
+            np.clip(wanted + 1 / grid, 0, 1),
+            color="#8a8a8a",
+            alpha=0.2,
+            linewidth=0,
+            label="within one image",
+        )
+        axes.plot(sizes, shares, "o", color="#3b6ea5", markersize=3, alpha=0.6, linestyle="none", label="a class")
+        axes.set_xscale("log")
+        axes.set_ylim(-0.03, min(1.03, max([*shares, wanted]) + 0.1))
+        axes.set_xlabel("images of the class (log)")
+        axes.set_ylabel("share in the test part")
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        return _svg(figure)
+
+
+def split_map(parts: Sequence[str], latitude: Sequence[float], longitude: Sequence[float]) -> str:
+    """Places on a world map, coloured by their part. A PNG as a data address.
+
+    Parameters
+    ----------
+    parts
+        Part of each place.
+    latitude, longitude
+        In degrees.
+    """
+    colours = {
+        "train": "#3b6ea5",
+        "validation": "#a06a00",
+        "test": "#d1495b",
+        "buffer": "#8a8a8a",
+        "zero_shot": "#5f4b8b",
+    }
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 5.2), layout="constrained")
+        axes = figure.add_subplot()
+        land = [
+            PolygonPatch(np.asarray(part.exterior.coords), closed=True)
+            for country in country_shapes()
+            for part in _simplified(country.geometry)
+        ]
+        axes.add_collection(PatchCollection(land, facecolor="#ececec", edgecolor="#bbbbbb", linewidth=0.3))
+        part, north, east = np.array(parts), np.array(latitude), np.array(longitude)
+        for name in sorted(set(parts)):
+            chosen = part == name
+            axes.plot(
+                east[chosen],
+                north[chosen],
+                ".",
+                color=colours.get(name, "#1c2733"),
+                markersize=2.5,
+                linestyle="none",
+                label=f"{name} ({int(chosen.sum())} places)",
+            )
+        axes.set(xlim=(-180, 180), ylim=(-80, 85), aspect="equal")
+        axes.set_axis_off()
+        axes.legend(loc="lower left", frameon=False, markerscale=3)
+        return "data:image/png;base64," + base64.b64encode(_png(figure)).decode()
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -22,10 +22,11 @@ from tasks.labels.label_set import LabelSet, load_label_set
 from tasks.report.duplicates import duplicates_section
 from tasks.report.figures import confusion_matrix, images_per_label, world_map
 from tasks.report.settings import PublishSettings
+from tasks.report.splits import splits_section
 from tasks.report.tables import markdown_table, result_table
 from tasks.report.thumbnails import thumbnail
 
-STEP_VERSION = 3
+STEP_VERSION = 4
 
 
 def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
@@ -51,11 +52,10 @@ def report_summary(store: Store, recipe: Recipe) -> tuple[list[dict[str, Any]], 
 
 
 def main_results(store: Store, metrics: str | None = None) -> pl.DataFrame:
-    """The results on the test part over all collections."""
+    """The results on the test part over all collections; with a column `split` where there are several."""
     table = pl.DataFrame(store.version("metrics", metrics).read())
-    return result_table(table.filter((pl.col("part") == Part.TEST.value) & (pl.col("source") == "all"))).drop(
-        "source", "part"
-    )
+    results = result_table(table.filter((pl.col("part") == Part.TEST.value) & (pl.col("source") == "all")))
+    return results.drop("source", "part", *(["split"] if results["split"].n_unique() < 2 else []))
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class _Tables:
     images: pl.DataFrame
     rejects: pl.DataFrame
     parts: pl.DataFrame
+    splits: TableVersion
     duplicates: TableVersion | None
     encoder: str
     classes: LabelSet
@@ -83,16 +84,22 @@ def _read(store: Store, recipe: Recipe) -> _Tables:
         return rows if isinstance(rows, pl.DataFrame) else rows.to_frame()
 
     images = frame("images", inputs["images"])
+    splits = store.version("splits", inputs["splits"])
+    # The report is on the first split that heads were fitted on; the others stand beside it in one table.
+    main = store.version("predictions", version.fingerprint).notes["splits"][0]
     embeddings = store.version("embeddings", inputs["embeddings"])
     return _Tables(
         version=version,
         metrics=frame("metrics", version.fingerprint),
         predictions=frame(
-            "predictions", version.fingerprint, ["head", "configuration", "image_id", "label_true", "label_pred"]
-        ),
+            "predictions",
+            version.fingerprint,
+            ["split", "head", "configuration", "image_id", "label_true", "label_pred"],
+        ).filter(pl.col("split") == main),
         images=images,
         rejects=frame("rejects", inputs["images"]),
-        parts=frame("splits", inputs["splits"]),
+        parts=frame("splits", inputs["splits"]).filter(pl.col("split") == main),
+        splits=splits,
         duplicates=store.version("duplicates", inputs["duplicates"]) if "duplicates" in inputs else None,
         encoder=str(embeddings.notes["encoder"]),
         classes=load_label_set(made_from["settings"]["labels"], images["label"].drop_nulls().to_list()),
@@ -117,7 +124,8 @@ def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
     on_map = [label for label in counts if label in drawn]
     located = images.filter(pl.col("latitude").is_not_null() & pl.col("longitude").is_not_null())
     matrix, names = _confusion(judged, classes)
-    results = result_table(tables.metrics)
+    every = result_table(tables.metrics)
+    results = every.filter(pl.col("split") == tables.parts["split"][0]).drop("split")
     test, everywhere = pl.col("part") == Part.TEST.value, pl.col("source") == "all"
     unused = pl.col("source") != "all"
     environment = jinja2.Environment(
@@ -139,6 +147,7 @@ def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
         ],
         near=None if tables.duplicates is None else duplicates_section(store, settings, tables.duplicates, images),
         results=results.filter(test & everywhere).drop("source", "part"),
+        splits=splits_section(tables.splits, every.filter(test & everywhere).drop("source", "part"), images),
         by_source=results.filter(test & unused).drop("part"),
         zero_shot=results.filter((pl.col("part") == Part.ZERO_SHOT.value) & everywhere).drop("source", "part"),
         has_regions=classes.regions is not None,
@@ -161,7 +170,8 @@ def _best_head(metrics: pl.DataFrame) -> tuple[str, str]:
     """Head and configuration of the highest accuracy on the test part."""
     rows = metrics.filter(
         (pl.col("metric") == "accuracy") & (pl.col("part") == Part.TEST.value) & (pl.col("source") == "all")
-    ).sort("value", descending=True, maintain_order=True)
+    )
+    rows = rows.filter(pl.col("split") == rows["split"][0]).sort("value", descending=True, maintain_order=True)
     return str(rows["head"][0]), str(rows["configuration"][0])
 
 

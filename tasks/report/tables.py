@@ -13,7 +13,7 @@ PLAIN = {
     "mixed_f1_harmonic": "mixed F1 (harm.)",
     "mixed_missed": "missed",
 }
-KEYS = ["head", "configuration", "source", "part", "n"]
+KEYS = ["split", "head", "configuration", "source", "part", "n"]
 
 
 def result_table(metrics: pl.DataFrame) -> pl.DataFrame:
@@ -27,7 +27,7 @@ def result_table(metrics: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     DataFrame
-        Columns `head`, `configuration`, `source`, `part`, `n`, then one a metric that occurs.
+        Columns `split`, `head`, `configuration`, `source`, `part`, `n`, then one a metric that occurs.
     """
     titles = {**PERCENT, **PLAIN}
     cells = metrics.filter(pl.col("metric").is_in(list(titles))).with_columns(

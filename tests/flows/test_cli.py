@@ -58,7 +58,11 @@ def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     [
         (["run", "--config", "nowhere.yaml"], 2, "nowhere.yaml: No such file"),
         (["run", "--set", "splitt.seed=1"], 2, "is 'split' meant?"),
-        (["run", "--set", "split.test_share=7"], 2, "split.test_share: Input should be less than 1 (it was 7)"),
+        (
+            ["run", "--set", "split.min_class_size=0"],
+            2,
+            "split.min_class_size: Input should be greater than or equal to 1 (it was 0)",
+        ),
         (["collect", "folder", "nowhere"], 1, "does not exist: give a folder of images"),
         (["collect", "flickr"], 2, "'earthmaps', 'folder'"),
         (["sql", "select 1"], 1, "holds no tables yet"),

@@ -192,7 +192,7 @@ def test_later_stages_read_through_the_duplicates(encoded: Encoded, fresh: Path)
     from flows.search import search
     from flows.split import split
 
-    settings = wanted(encoded.root, fresh, f"dedup.labels={encoded.labels}", "split.test_share=0.3")
+    settings = wanted(encoded.root, fresh, f"dedup.labels={encoded.labels}", "split.sizes.test=0.3")
     store = Store(fresh)
     with pytest.raises(StoreError, match="run `placeprint dedup` first, or set dedup=off"):
         split(settings)

@@ -35,10 +35,10 @@ def test_overrides_reach_into_sections_and_lists() -> None:
     ("text", "message"),
     [
         ("colect: {}", "unknown setting 'colect'; is 'collect' meant?"),
-        ("split: {tets_share: 0.1}", "unknown setting 'split.tets_share'; is 'split.test_share' meant?"),
+        ("split: {max_per_clas: 1}", "unknown setting 'split.max_per_clas'; is 'split.max_per_class' meant?"),
         ("encode: {encoder: {modle: x}}", "is 'encode.encoder.model' meant?"),
         ("collect: {sources: [{kind: earthmaps, sed: 1}]}", "is 'collect.sources.seed' meant?"),
-        ("split: {test_share: 2}", "split.test_share: Input should be less than 1 (it was 2)"),
+        ("split: {min_class_size: 0}", "split.min_class_size: Input should be greater than or equal to 1 (it was 0)"),
         ("split: {seed: many}", "split.seed"),
         ("collect: {sources: [{kind: flickr}]}", "does not match any of the expected tags: 'earthmaps', 'folder'"),
         ("collect: {sources: []}", "collect.sources"),
