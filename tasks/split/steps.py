@@ -17,7 +17,7 @@ from tasks.dedup.kept import kept_images
 from tasks.split.settings import SplitSettings
 from tasks.split.stratified import stratified_split
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
 def split_recipe(settings: SplitSettings, images: str, duplicates: str | None) -> Recipe:
@@ -64,6 +64,8 @@ def split_images(root: StorePath, settings: SplitSettings, recipe: Recipe) -> di
         seed=settings.seed,
         groups=groups,
         min_class_size=settings.min_class_size,
+        small_class_part=Part.ZERO_SHOT.value,
+        ids=labelled["image_id"].to_numpy(),
     )
     counts = {
         **Counter(parts.tolist()),
