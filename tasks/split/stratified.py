@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tasks.split.assignment import assigned_parts
+from tasks.split.draw import checked_ids, draw_order, hashes
+from tasks.split.label_matrix import check_groups_fill, group_codes, group_counts, name_codes, numbered, one_hot
+from tasks.split.rounding import controlled_rounding
+from tasks.split.sizes import Floats, Ints, checked_sizes, named
 
 ZERO_SHOT = "zero_shot"
 
@@ -16,87 +23,161 @@ def stratified_split(
     sizes: Mapping[str, float],
     seed: int,
     groups: npt.ArrayLike | None = None,
-    min_class_size: int = 2,
+    every_class_in_each_part: bool = False,
+    min_class_size: int = 1,
+    small_class_part: str = ZERO_SHOT,
+    ids: npt.ArrayLike | None = None,
+    stable: bool = False,
 ) -> npt.NDArray[np.str_]:
-    """Assign every image to a part.
+    """Assign every image to a part, each class in proportion.
 
-    Each class is shared out in proportion to `sizes`; what rounding leaves over goes, by the largest remainder, where
-    the totals of the parts still want images. Classes with fewer than `min_class_size` groups cannot be in every part
-    and go to the part ``zero_shot``.
+    Without groups, every class is within one image of its share in every part, and each part's total is exactly its share by
+    the largest remainder (see `tasks.split.rounding.controlled_rounding`). With groups, each stays whole, so neither can
+    be exact: they are brought as near as moves and swaps of groups bring them (see `tasks.split.assignment`).
 
     Parameters
     ----------
     labels
-        Label of each image, (n,).
+        (n,) label of each image, text or numbers.
     sizes
         Part name -> share; shares add up to 1.
     seed
-        Of the shuffle within each class. The order of the input rows does not matter for how many go where.
+        Of every draw. The order of the rows does not matter for how many images of a class go where; with `ids` it does not
+        matter for which.
     groups
-        Group of each image, (n,), such as its place: a group is never divided, and proportions are kept in groups.
-        Without it every image is a group of its own.
+        (n,) group of each image, such as its place: a group is never divided. It may hold images of several classes.
+    every_class_in_each_part
+        Whether every class has an image in every part: where one is missing it moves over, and totals are off by that.
+    min_class_size
+        Classes with fewer images (with groups: in fewer groups) go whole to `small_class_part` and are left out of
+        the shares; a group that holds one goes there with all its images.
+    small_class_part
+        Name of a part, one of `sizes` or another.
+    ids
+        (n,) id of each image, all different: images are then drawn in an order that follows from the hash of seed and id.
+    stable
+        Whether images added later change no earlier image's part. Each image's part then follows from the hash of seed, class
+        and id (with groups: of seed and group, so that needs no ids) alone, and shares are met only by chance: of n images
+        of a class, a part with share p has n·p give or take √(n·p·(1 - p)).
 
     Returns
     -------
     ndarray
-        Part name of each image, (n,).
+        (n,) part name of each image.
 
     Raises
     ------
     ValueError
-        When shares do not add up to 1, lengths differ, or a group holds more than one label.
+        When shares do not add up to 1, lengths differ, labels or groups are missing, ids occur twice; when there are more parts
+        than images or groups; when classes are too small to be in every part; when `stable` comes without ids or
+        with what it cannot promise.
 
     Examples
     --------
-    >>> parts = stratified_split(["a"] * 20 + ["b"] * 20 + ["c"], sizes={"train": 0.85, "test": 0.15}, seed=0)
+    >>> labels = ["a"] * 20 + ["b"] * 20 + ["c"]
+    >>> parts = stratified_split(labels, sizes={"train": 0.85, "test": 0.15}, seed=0, min_class_size=2)
     >>> [int((parts == name).sum()) for name in ("train", "test", "zero_shot")]
     [34, 6, 1]
     """
-    names, shares = list(sizes), np.array(list(sizes.values()), dtype=np.float64)
-    if (shares <= 0).any() or abs(shares.sum() - 1.0) > 1e-9:
-        raise ValueError(f"split sizes must be positive and add up to 1, got {dict(sizes)}")
-    label_names, label = np.unique(np.asarray(labels), return_inverse=True)
-    group_of = np.arange(len(label)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if len(group_of) != len(label):
-        raise ValueError(f"{len(label)} labels, but {len(group_of)} groups")
-    n_groups = int(group_of.max()) + 1 if len(group_of) else 0
-    label_of_group = np.full(n_groups, -1)
-    label_of_group[group_of] = label
-    divided = np.flatnonzero(label_of_group[group_of] != label)
-    if len(divided):
-        raise ValueError(f"a group holds more than one label, among them {label_names[label[divided[0]]]!r}")
+    names, shares = checked_sizes(sizes)
+    classes, code = name_codes(labels, "labels")
+    group = None if groups is None else group_codes(groups, len(code))
+    if stable:
+        if every_class_in_each_part or min_class_size > 1:
+            raise ValueError(
+                "stable cannot be had with every_class_in_each_part or min_class_size: added images change both"
+            )
+        part = _stable_parts(classes, code, shares, seed, group, ids)
+        return np.array(names)[part]
+    order = draw_order(len(code), seed, ids)
+    code = code[order]
+    drawn_group = None if group is None else numbered(group[1][order])
+    shared = ~_goes_with_small_classes(code, drawn_group, min_class_size)
+    if group is not None and shared.any():
+        check_groups_fill(group[0], group[1][order][shared], len(names))
+    if every_class_in_each_part:
+        _check_reach(classes, code[shared], None if drawn_group is None else drawn_group[shared], len(names))
+    part = np.full(len(code), -1)
+    if shared.any() or not len(code):
+        part[shared] = (
+            _image_parts(code[shared], shares, seed, every_class_in_each_part)
+            if drawn_group is None
+            else _group_parts(code[shared], numbered(drawn_group[shared]), shares, every_class_in_each_part, classes)
+        )
+    of_row = np.empty_like(part)
+    of_row[order] = part
+    return np.array([*names, small_class_part])[of_row]
 
-    class_sizes = np.bincount(label_of_group, minlength=len(label_names))
-    large = np.flatnonzero(class_sizes >= max(min_class_size, len(names)))
-    quotas = _quotas(class_sizes[large], shares)
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
-    part_of_group = np.full(n_groups, ZERO_SHOT, dtype=object)
-    for row, index in enumerate(large):
-        members = generator.permutation(np.flatnonzero(label_of_group == index))
-        part_of_group[members] = np.repeat(names, quotas[row])
-    return np.asarray(part_of_group[group_of], dtype=np.str_)
+
+def _image_parts(code: Ints, shares: Floats, seed: int, every: bool) -> Ints:
+    """Part of each image, (n,): quotas of the classes, dealt to their images in the order given."""
+    if len(code) < len(shares):
+        raise ValueError(f"{len(code)} images cannot fill {len(shares)} parts")
+    present, code = np.unique(code, return_inverse=True)
+    class_sizes = np.bincount(code, minlength=len(present))
+    quotas = controlled_rounding(class_sizes, shares, seed=seed)
+    if every:
+        _move_to_empty(quotas, class_sizes[:, None] * shares)
+    by_class = np.argsort(
+        code.astype(np.min_scalar_type(len(present))), kind="stable"
+    )  # small integers are sorted by radix
+    part = np.empty(len(code), dtype=np.int64)
+    part[by_class] = np.repeat(np.tile(np.arange(len(shares)), len(present)), quotas.ravel())
+    return part
 
 
-def _quotas(class_sizes: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Whole numbers (n_classes, n_parts): rows add up to the class sizes, columns to the rounded totals.
+def _move_to_empty(quotas: Ints, exact: Floats) -> None:
+    """Give every class an image in every part, from the part of the class that has most above its share."""
+    for row, part in np.argwhere(quotas == 0):
+        above = np.where(quotas[row] > 1, quotas[row] - exact[row], -np.inf)
+        quotas[row, above.argmax()] -= 1
+        quotas[row, part] += 1
 
-    Each entry is the exact quota rounded down or up, so no class is more than one group off its share.
-    """
-    exact = class_sizes[:, None] * shares
-    quotas = np.floor(exact + 1e-9).astype(np.int64)
-    spare = class_sizes - quotas.sum(axis=1)
-    total = int(class_sizes.sum())
-    totals = np.floor(total * shares + 1e-9).astype(np.int64)
-    by_remainder = np.argsort(-(total * shares - totals), kind="stable")
-    totals[by_remainder[: total - totals.sum()]] += 1
-    wanted = totals - quotas.sum(axis=0)
-    remainder = exact - quotas
-    # Classes with the clearest claim first; each of its spare groups goes to the part it has the best claim on.
-    for row in np.argsort(-remainder.max(axis=1), kind="stable"):
-        for _ in range(int(spare[row])):
-            claim = np.where(wanted > 0, remainder[row], -1.0)
-            part = int(claim.argmax())
-            quotas[row, part] += 1
-            wanted[part] -= 1
-            remainder[row, part] = -0.5  # one up at most, while another part can take it
-    return quotas
+
+def _group_parts(code: Ints, group: Ints, shares: Floats, every: bool, classes: npt.NDArray[Any]) -> Ints:
+    """Part of each image, (n,), the same within a group."""
+    n_groups = int(group.max(initial=-1)) + 1
+    counts = group_counts(one_hot(code, len(classes)), group, n_groups)
+    part = assigned_parts(counts, np.bincount(group, minlength=n_groups), shares, classes=classes if every else None)
+    return part[group]
+
+
+def _units_of_classes(code: Ints, group: Ints | None) -> Ints:
+    """Images of each class, or the groups that it is in."""
+    if group is None or not len(code):
+        return np.bincount(code)
+    n_groups = int(group.max()) + 1
+    return np.bincount(np.unique(code * n_groups + group) // n_groups)
+
+
+def _goes_with_small_classes(code: Ints, group: Ints | None, min_class_size: int) -> npt.NDArray[np.bool_]:
+    small = (_units_of_classes(code, group) < min_class_size)[code]
+    return small if group is None else np.isin(group, group[small])
+
+
+def _check_reach(classes: npt.NDArray[Any], code: Ints, group: Ints | None, n_parts: int) -> None:
+    units = _units_of_classes(code, group)
+    short = np.flatnonzero((units > 0) & (units < n_parts))
+    if len(short):
+        what = "images" if group is None else "groups"
+        raise ValueError(f"these classes have fewer {what} than the {n_parts} parts: {named(classes[short].tolist())}")
+
+
+def _stable_parts(
+    classes: npt.NDArray[Any],
+    code: Ints,
+    shares: Floats,
+    seed: int,
+    group: tuple[npt.NDArray[Any], Ints] | None,
+    ids: npt.ArrayLike | None,
+) -> Ints:
+    """Part of each image, (n,), from the hash of what stays the same when images are added."""
+    if group is not None:
+        number = hashes(group[0].astype(str).tolist(), seed)[group[1]]
+    elif ids is not None:
+        label = classes.astype(str)[code].tolist()
+        number = hashes((f"{of}\0{text}" for of, text in zip(label, checked_ids(ids, len(code)), strict=True)), seed)
+    else:
+        raise ValueError("stable needs ids: the id of each image decides where it goes")
+    ends = np.cumsum(shares)[:-1]
+    return np.searchsorted(ends, number / 2.0**64, side="right")
