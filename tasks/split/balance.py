@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+
+from tasks.split.draw import hashes
+from tasks.split.label_matrix import name_codes
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 
 
-def label_numbers(labels: npt.ArrayLike) -> tuple[Numbers, list[str]]:
-    """A number for each label, (n,), and the labels' names in the order of the numbers, sorted."""
-    encoded = pa.array(np.asarray(labels), pa.string()).dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    order = np.argsort(np.array(names, dtype=object))
-    place = np.empty(len(names), dtype=np.int64)
-    place[order] = np.arange(len(names))
-    return place[np.asarray(encoded.indices)], [names[index] for index in order]
-
-
-def random_order(ids: Sequence[str], *, seed: int) -> Numbers:
-    """A random number for each image that its id and the seed alone fix, (n,) int64.
-
-    So what is drawn by it does not depend on the order of the rows, nor on which other images there are: those of an
-    earlier, smaller collection keep their order.
-    """
-    key = str(seed).encode()
-    digests = b"".join(hashlib.blake2b(each.encode(), digest_size=8, key=key).digest() for each in ids)
-    return np.frombuffer(digests, dtype=">i8").astype(np.int64)
-
-
 def rank_in_class(labels: npt.ArrayLike, ids: Sequence[str], *, seed: int) -> Numbers:
     """Place of each image in the random order of its class, from 0, (n,) int64."""
-    number, _ = label_numbers(labels)
+    _, number = name_codes(labels, "labels")
     if len(number) != len(ids):
         raise ValueError(f"{len(number)} labels, but {len(ids)} ids")
-    order = np.lexsort((random_order(ids, seed=seed), number))
+    order = np.lexsort((hashes(ids, seed), number))
     starts = np.searchsorted(number[order], number[order], side="left")
     rank = np.empty(len(number), dtype=np.int64)
     rank[order] = np.arange(len(number)) - starts
@@ -91,7 +71,7 @@ def of_large_classes(labels: npt.ArrayLike, *, min_per_class: int) -> Mask:
     >>> of_large_classes(["a", "a", "b"], min_per_class=2).tolist()
     [True, True, False]
     """
-    number, names = label_numbers(labels)
+    names, number = name_codes(labels, "labels")
     return np.asarray(np.bincount(number, minlength=len(names))[number] >= min_per_class)
 
 
@@ -148,7 +128,7 @@ def mixed(labels: npt.ArrayLike, is_base: npt.ArrayLike, ids: Sequence[str], *, 
     >>> int(taken[:5].sum()), int(taken[5:14].sum()), bool(taken[14])
     (3, 2, True)
     """
-    number, names = label_numbers(labels)
+    names, number = name_codes(labels, "labels")
     base = np.asarray(is_base, dtype=np.bool_)
     if len(base) != len(number):
         raise ValueError(f"{len(number)} labels, but {len(base)} of is_base")
@@ -194,6 +174,6 @@ def single_positives(labels: npt.ArrayLike, ids: Sequence[str], *, seed: int) ->
     without = np.flatnonzero(n_labels == 0)
     if len(without):
         raise ValueError(f"{len(without)} images have no label to observe, such as {ids[int(without[0])]!r}")
-    draw = random_order(ids, seed=seed).astype(np.uint64) % n_labels.astype(np.uint64)
+    draw = hashes(ids, seed) % n_labels.astype(np.uint64)
     nth = np.cumsum(given, axis=1) - 1
-    return given & (nth == draw.astype(np.int64)[:, None])
+    return np.asarray(given & (nth == draw.astype(np.int64)[:, None]))

@@ -84,7 +84,6 @@ def case_study_sets(
         When no image is of the base, or a collection has no class that is large enough.
     """
     label, source = np.asarray(labels, dtype=np.str_), np.asarray(sources, dtype=np.str_)
-    names = np.array(ids, dtype=np.str_)
     if rule.base not in source:
         found = ", ".join(sorted(set(source.tolist())))
         raise ValueError(f"no image is of the base collection {rule.base!r}; there are {found}")
@@ -96,19 +95,21 @@ def case_study_sets(
         if not large[rows].any():
             raise ValueError(f"the collection {str(each)!r} has no class with {least} images")
     base = large & (source == rule.base)
-    weakly = _within(base, lambda rows: cap(label[rows], names[rows], max_per_class=rule.weak_cap, seed=rule.seed))
+    weakly = _within(base, lambda rows: cap(label[rows], _of(ids, rows), max_per_class=rule.weak_cap, seed=rule.seed))
     trained_test = np.zeros(len(label), dtype=np.bool_)
     for each in np.unique(source):
         pool = weakly if each == rule.base else large & (source == each)
         rows = np.flatnonzero(pool)
-        trained_test[rows] = _test_rows(label[rows], names[rows], rule, complete=str(each) in rule.complete_tests)
+        trained_test[rows] = _test_rows(label[rows], _of(ids, rows), rule, complete=str(each) in rule.complete_tests)
     left, left_of_others = weakly & ~trained_test, large & ~trained_test & (source != rule.base)
-    strongly = _within(left, lambda rows: cap(label[rows], names[rows], max_per_class=rule.strong_cap, seed=rule.seed))
+    strongly = _within(
+        left, lambda rows: cap(label[rows], _of(ids, rows), max_per_class=rule.strong_cap, seed=rule.seed)
+    )
     training = {MIN_LIMIT: base & ~trained_test, WEAKLY: left, STRONGLY: strongly}
     for name, own in ((MIXED_WEAKLY, left), (MIXED_STRONGLY, strongly)):
         training[name] = _within(
             own | left_of_others,
-            lambda rows, own=own: mixed(label[rows], own[rows], names[rows], seed=rule.seed),  # type: ignore[misc]
+            lambda rows, own=own: mixed(label[rows], own[rows], _of(ids, rows), seed=rule.seed),  # type: ignore[misc]
         )
     return CaseStudySets(trained_test, ~large, large, {name: training[name] for name in TRAINING_SETS})
 
@@ -144,6 +145,10 @@ def set_table(sets: CaseStudySets, labels: npt.ArrayLike, sources: npt.ArrayLike
     return rows
 
 
+def _of(ids: Sequence[str], rows: npt.NDArray[np.int64]) -> list[str]:
+    return [ids[row] for row in rows.tolist()]
+
+
 def _within(pool: Mask, choose: Callable[[npt.NDArray[np.int64]], Mask]) -> Mask:
     """Of a pool those that a choice among its rows takes."""
     rows = np.flatnonzero(pool)
@@ -152,13 +157,13 @@ def _within(pool: Mask, choose: Callable[[npt.NDArray[np.int64]], Mask]) -> Mask
     return chosen
 
 
-def _test_rows(label: npt.NDArray[np.str_], ids: npt.NDArray[np.str_], rule: CaseStudyRule, *, complete: bool) -> Mask:
+def _test_rows(label: npt.NDArray[np.str_], ids: Sequence[str], rule: CaseStudyRule, *, complete: bool) -> Mask:
     """A stratified share, rounded up; if it must be complete, one image more of each class that has none in it."""
     share = math.ceil(rule.test_share * len(label)) / len(label)
-    parts = stratified_split(label, sizes={"train": 1 - share, "test": share}, seed=rule.seed, ids=ids.tolist())
+    parts = stratified_split(label, sizes={"train": 1 - share, "test": share}, seed=rule.seed, ids=ids)
     test = np.asarray(parts == "test")
     if complete:
-        rank = rank_in_class(label, ids.tolist(), seed=rule.seed)
+        rank = rank_in_class(label, ids, seed=rule.seed)
         missing = ~np.isin(label, label[test])
         test |= missing & (rank == 0)
     return test

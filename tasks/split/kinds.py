@@ -224,7 +224,7 @@ def _case_study(
     rule = CaseStudyRule(**kind.model_dump(exclude={"kind"}), seed=settings.seed)
     sets = case_study_sets(images.label, images.source, images.image_id, rule)
     table = set_table(sets, images.label, images.source)
-    made = []
+    made: list[NamedSplit] = []
     for name, chosen in sets.training.items():
         part = np.full(len(images.image_id), NOWHERE, dtype=object)
         part[chosen] = Part.TRAIN.value

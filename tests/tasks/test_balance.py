@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tasks.split.balance import (
     cap,
-    label_numbers,
     mixed,
     nested_subsets,
     of_large_classes,
@@ -72,12 +71,9 @@ def test_other_seeds_draw_other_images() -> None:
     assert abs(drawn - 0.2).max() < 0.09  # four standard errors
 
 
-def test_large_classes_and_numbers_of_labels() -> None:
+def test_images_of_large_classes() -> None:
     labels = ["b", "a", "b", "c", "b"]
     assert of_large_classes(labels, min_per_class=3).tolist() == [True, False, True, False, True]
-    number, names = label_numbers(labels)
-    assert names == ["a", "b", "c"]
-    assert number.tolist() == [1, 0, 1, 2, 1]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=80), st.integers(0, 3))
