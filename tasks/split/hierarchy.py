@@ -67,7 +67,7 @@ class Hierarchy:
                 raise ValueError(f"{len(leaves)} leaves, but {len(names)} names of the level {level}")
         above = [ROOT] * len(leaves)
         parent: dict[str, str] = {}
-        for level, names in reversed(levels.items()):
+        for level, names in reversed(list(levels.items())):
             counts = Counter(zip(names, above, strict=True))
             usual = {name: most for (name, most), _ in reversed(counts.most_common())}
             nodes = [

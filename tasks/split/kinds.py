@@ -139,7 +139,7 @@ def _stratified(
         seed=settings.seed,
         groups=groups,
         every_class_in_each_part=kind.every_class_in_each_part,
-        min_class_size=settings.min_class_size,
+        min_class_size=1 if kind.stable else settings.min_class_size,
         small_class_part=settings.small_classes,
         ids=images.image_id,
         stable=kind.stable,

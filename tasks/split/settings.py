@@ -20,7 +20,10 @@ class StratifiedSettings(Section):
     kind: Literal["stratified"] = "stratified"
     name: Name = "stratified"
     every_class_in_each_part: bool = Field(False, description="an image moves where a part has none of a class")
-    stable: bool = Field(False, description="images added later change no part of an earlier one; sizes are then rough")
+    stable: bool = Field(
+        False,
+        description="images added later change no part of an earlier one; sizes are rough, and no class is too small",
+    )
 
 
 class MultilabelSettings(Section):
@@ -145,6 +148,12 @@ class SplitSettings(Section):
         ):
             return {**given, "sizes": {"train": round(1 - sum(sizes.values()), 12), **sizes}}
         return given
+
+    @field_validator("leaks", mode="before")
+    @classmethod
+    def _off(cls, given: Any) -> Any:
+        """YAML reads `off` as false."""
+        return "off" if given is False else given
 
     @field_validator("sizes")
     @classmethod

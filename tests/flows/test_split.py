@@ -204,7 +204,10 @@ def test_near_duplicates_across_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["split.splits=[{kind: spatial, side_km: 9000}]"], "split: spatial: "),
+        (
+            ["split.sizes={validation: 0.3, test: 0.3}", "split.splits=[{kind: spatial, side_km: 9000}]"],
+            "split: spatial: ",
+        ),
         (["split.splits=[{kind: time, train_until: 1999-01-01}]"], "split: time: no image is in the part train"),
         (["split.splits=[{kind: subsets}]"], "split: subsets: there is no split 'stratified' before it"),
         (
@@ -235,7 +238,11 @@ def test_what_cannot_be_made_is_one_line(store: Path, overrides: list[str], mess
 def test_an_optional_split_that_cannot_be_made_is_left_out_with_a_warning(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = splits_of(store, "split.splits=[{kind: stratified}, {kind: spatial, side_km: 9000, optional: true}]")
+    version = splits_of(
+        store,
+        "split.splits=[{kind: stratified}, {kind: spatial, side_km: 9000, optional: true}]",
+        "split.sizes={validation: 0.3, test: 0.3}",
+    )
     assert version.notes["splits"] == ["stratified"]
     assert "spatial" in version.notes["left_out"]
     assert "split: warning: spatial is left out: " in capsys.readouterr().err
