@@ -123,15 +123,19 @@ def _print_results(store: StorePath) -> None:
     from storage.store import Store
     from tasks.report.steps import main_results
 
-    frame = main_results(Store(store)).select(
-        cs.matches("^split$"), "head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$")
-    )
-    table = Table(title="Test part, all collections, with 95 % intervals", title_justify="left")
-    for name in frame.columns:
-        table.add_column(name)
-    for row in frame.iter_rows():
-        table.add_row(*(_escaped(str(cell)) for cell in row))
-    output.print(table)
+    results = main_results(Store(store))
+    shown = results.select("head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$"))
+    for split in results["split"].unique(maintain_order=True):
+        table = Table(
+            title=f"Split {split}, test part, all collections, with 95 % intervals",
+            title_justify="left",
+            title_style="bold",
+        )
+        for name in shown.columns:
+            table.add_column(name)
+        for row in shown.filter(results["split"] == split).iter_rows():
+            table.add_row(*(_escaped(str(cell)) for cell in row))
+        output.print(table)
 
 
 def _next_steps(store: StorePath) -> None:
