@@ -116,12 +116,12 @@ def near_pairs(
     >>> near_pairs(np.array([[1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32), min_cosine=0.9)
     Pairs(i=array([0]), j=array([2]), cosine=array([1.], dtype=float32))
     """
-    vectors = _checked(embeddings, block_rows)
+    vectors = checked_embeddings(embeddings, block_rows)
     if not -1.0 <= min_cosine <= 1.0:
         raise ValueError(f"min_cosine must be between -1 and 1, got {min_cosine}")
     if not 0 <= n_known <= len(vectors):
         raise ValueError(f"n_known must be between 0 and the {len(vectors)} rows, got {n_known}")
-    place = _place(device)
+    place = torch_place(device)
     kind = _kind(screen, place)
     threshold = np.float32(min_cosine)
     dimension = vectors.shape[1]
@@ -129,7 +129,7 @@ def near_pairs(
     cut = _round_up(least, kind)
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
     n_found = 0
-    for first_row, first_column, products in _upper_blocks(vectors, block_rows, kind, place, n_known):
+    for first_row, first_column, products in upper_blocks(vectors, block_rows, kind, place, n_known):
         hot = (products.amax(dim=1) >= cut).nonzero().flatten()  # few rows, as a rule: only these are looked through
         if not len(hot):
             continue
@@ -184,8 +184,8 @@ def nearest_neighbours(
     >>> row.tolist(), [round(float(each), 3) for each in cosine]
     ([2, 0, 0], [1.0, 0.6, 1.0])
     """
-    vectors = _checked(embeddings, block_rows)
-    place = _place(device)
+    vectors = checked_embeddings(embeddings, block_rows)
+    place = torch_place(device)
     n, dimension = vectors.shape
     row, cosine = np.full(n, -1, dtype=np.int64), np.full(n, np.nan if n == 1 else -np.inf, dtype=np.float32)
     if n < 2:
@@ -193,7 +193,7 @@ def nearest_neighbours(
     # Twice: the best may be screened too low by as much as another too high; and 2^-22 for rounding of the subtraction.
     margin = 2.0 * (screen_error(dimension, "float32") + score_error(dimension)) + 2.0**-22
     best: torch.Tensor | None = None  # the highest product of each row so far
-    for first_row, first_column, products in _upper_blocks(vectors, block_rows, "float32", place):
+    for first_row, first_column, products in upper_blocks(vectors, block_rows, "float32", place):
         if best is None:
             best = products.new_full((n,), -np.inf)
         if first_row == first_column:
@@ -294,8 +294,8 @@ def _gamma(dimension: int, roundoff: float) -> float:
     return dimension * roundoff / (1.0 - dimension * roundoff)
 
 
-def _checked(embeddings: npt.ArrayLike, block_rows: int) -> npt.NDArray[np.float32]:
-    """The embeddings as (n, d) float32 in C order, the same array if it is so already."""
+def checked_embeddings(embeddings: npt.ArrayLike, block_rows: int = 1) -> npt.NDArray[np.float32]:
+    """The embeddings as (n, d) float32 in C order, the same array if it is so already; ValueError as `near_pairs` says."""
     given = np.asarray(embeddings)
     if given.ndim != 2:
         raise ValueError(f"embeddings must have the shape (n, d), got {given.shape}")
@@ -314,7 +314,8 @@ def _checked(embeddings: npt.ArrayLike, block_rows: int) -> npt.NDArray[np.float
     return vectors
 
 
-def _place(device: Device) -> str:
+def torch_place(device: Device) -> str:
+    """``cpu`` or ``cuda``; ValueError for what is neither, nor ``auto``, and for ``cuda`` without a GPU."""
     import torch
 
     if device not in get_args(Device):
@@ -336,7 +337,7 @@ def _kind(screen: Screen, place: str) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if able else "float32"
 
 
-def _upper_blocks(
+def upper_blocks(
     vectors: npt.NDArray[np.float32],
     block_rows: int,
     kind: Literal["float32", "bfloat16"],
@@ -363,13 +364,13 @@ def _upper_blocks(
         for first_column in range(max(first_row, n_known), n, block_columns):
             right = rows[first_column : first_column + block_columns]
             products = buffer[: len(left) * len(right)].view(len(left), len(right))
-            with _full_precision():
+            with full_precision():
                 torch.mm(left, right.T, out=products)
             yield first_row, first_column, products
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Products as `screen_error` takes them to be, whatever torch was told: a float32 one is not computed in less, and sums of
     bfloat16 products stay float32 to the end.
     """

@@ -244,7 +244,7 @@ def test_products_are_as_near_the_exact_ones_as_proved(d: int, screen: str) -> N
     for vectors in (random(70, d), unit(np.abs(generator.standard_normal((40, d)))), unit(flat)):
         wide = vectors.astype(np.longdouble)
         exact = wide @ wide.T
-        for first_row, first_column, products in module._upper_blocks(vectors, 64, screen, "cpu"):
+        for first_row, first_column, products in module.upper_blocks(vectors, 64, screen, "cpu"):
             rows, columns = products.shape
             error = np.abs(
                 products.double().numpy() - exact[first_row : first_row + rows, first_column : first_column + columns]
