@@ -190,7 +190,7 @@ def test_groups_that_cannot_fill_the_parts_are_named() -> None:
 def test_a_class_that_no_move_brings_to_every_part_is_named() -> None:
     # Every two of the three groups share a class, so every two of them would have to be in different parts of two.
     labels, group = ["x", "y", "y", "z", "z", "x"], [0, 0, 1, 1, 2, 2]
-    with pytest.raises(ValueError, match="the class .* could not be brought to every part without dividing a group"):
+    with pytest.raises(ValueError, match=r"the class .* could not be brought to every part without dividing a group"):
         stratified_split(labels, sizes={"a": 0.5, "b": 0.5}, seed=0, groups=group, every_class_in_each_part=True)
 
 
