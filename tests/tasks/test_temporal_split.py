@@ -96,6 +96,7 @@ def test_undated_images_are_an_error_or_a_part() -> None:
     [
         ({}, "boundaries name no part"),
         ({"a": (None, "2020-01-02"), "b": ("2020-01-01", None)}, r"overlap, 1 time\(s\): a and b$"),
+        ({"a": (None, "2020-01-01T00:00:00.000001"), "b": ("2020-01-01", None)}, "a and b$"),
         ({"b": ("2020-01-01", "2020-01-02"), "a": ("2019-01-01", "2022-01-01")}, r"1 time\(s\): a and b$"),
         ({"a": (None, None), "b": (None, None), "c": (None, None)}, r"2 time\(s\): a and b; b and c$"),
         ({"a": ("2020-01-01", "2020-01-01")}, "part a is empty: from 2020-01-01 to 2020-01-01"),
