@@ -66,25 +66,28 @@ def test_demo_at_a_tenth(demo_store: Path) -> None:
 
 def test_places_stay_whole_in_the_split(demo_store: Path) -> None:
     rows = connect(Store(demo_store)).sql(
-        "select count(distinct part) from splits join images using (image_id) group by label, latitude, longitude"
+        "select split, count(distinct part) from splits join images using (image_id) group by split, label, latitude, longitude"
     )
-    assert {row[0] for row in rows.fetchall()} == {1}
-    shares = dict(connect(Store(demo_store)).sql("select part, count(*) from splits group by part").fetchall())
-    assert shares["test"] / (shares["test"] + shares["train"]) == pytest.approx(0.15, abs=0.03)
-    assert shares["zero_shot"] > 0
+    assert set(rows.fetchall()) == {("stratified", 1), ("spatial", 1)}
+    for split in ("stratified", "spatial"):
+        counted = f"select part, count(*) from splits where split = '{split}' group by part"
+        shares = dict(connect(Store(demo_store)).sql(counted).fetchall())
+        assert shares["test"] / (shares["test"] + shares["train"]) == pytest.approx(0.15, abs=0.03)
+        assert (shares.get("zero_shot", 0) > 0) == (split == "stratified")
 
 
 def test_metrics_can_be_recomputed_from_predictions(demo_store: Path) -> None:
     connection = connect(Store(demo_store))
     stored = connection.sql(
-        "select head, configuration, value, n from metrics where metric = 'accuracy' and part = 'test' and source = 'all'"
+        "select split, head, configuration, value, n from metrics "
+        "where metric = 'accuracy' and part = 'test' and source = 'all'"
     ).fetchall()
-    assert len(stored) == 4
-    for head, configuration, value, n in stored:
+    assert len(stored) == 2 * 4
+    for split, head, configuration, value, n in stored:
         (again,) = connection.sql(
             f"""
-            select avg((label_true = label_pred)::int), count(*) from predictions join splits using (image_id)
-            where part = 'test' and head = '{head}' and configuration = '{configuration}'
+            select avg((label_true = label_pred)::int), count(*) from predictions join splits using (split, image_id)
+            where split = '{split}' and part = 'test' and head = '{head}' and configuration = '{configuration}'
             """
         ).fetchall()
         assert again == (pytest.approx(value), n)
@@ -141,7 +144,10 @@ def test_artifacts_are_there_for_the_ui(demo_store: Path) -> None:  # noqa: ARG0
     assert {"metrics", "report", "collect-progress", "encode-progress"} <= set(artifacts)
     assert artifacts["collect-progress"].data == 100.0
     rows = json.loads(str(artifacts["metrics"].data))
-    assert [row["head"] for row in rows] == ["majority-class", "zero-shot", "zero-shot", "logistic-regression"]
+    heads = ["majority-class", "zero-shot", "zero-shot", "logistic-regression"]
+    assert [(row["split"], row["head"]) for row in rows] == [
+        (split, head) for split in ("stratified", "spatial") for head in heads
+    ]
     assert "logistic-regression" in str(artifacts["report"].data)
 
 
