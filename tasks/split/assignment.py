@@ -256,7 +256,9 @@ def _fill_missing(table: _Table, classes: npt.NDArray[Any]) -> None:
         for kind in np.flatnonzero(holds[:, [label]].toarray().ravel()).tolist():
             may_go[kind] = (table.placed[kind] > 0) & (n_units[_row(holds, kind)[0]].min(axis=0) > 1)
         if not may_go.any():
-            raise ValueError(f"the class {classes[label].item()!r} could not be brought to every part without dividing a group")
+            raise ValueError(
+                f"the class {classes[label].item()!r} could not be brought to every part without dividing a group"
+            )
         _move_cheapest(table, may_go, target)
 
 
