@@ -43,6 +43,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/dedup.py
+	$(BIN)/python benchmarks/split.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_settings_page.py

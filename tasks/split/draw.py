@@ -63,5 +63,5 @@ def checked_ids(ids: npt.ArrayLike, n: int) -> list[str]:
 def hashes(texts: Iterable[str], seed: int) -> npt.NDArray[np.uint64]:
     """BLAKE2b of each text with the seed as its key, (n,) uint64: the same on every machine."""
     key = str(seed).encode()
-    digests = b"".join(blake2b(text.encode(), digest_size=HASH_BYTES, key=key).digest() for text in texts)
+    digests = b"".join([blake2b(text.encode(), digest_size=HASH_BYTES, key=key).digest() for text in texts])
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

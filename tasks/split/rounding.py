@@ -20,8 +20,9 @@ def controlled_rounding(class_sizes: npt.ArrayLike, shares: npt.ArrayLike, *, se
     of sizes and parts, itself rounded so where it can be; which of these classes are rounded up where is drawn. So of
     a hundred classes of one image fifteen are in a part of 15 %, and not always the same ones.
 
-    There are tables with five parts where no rounding of the entries has the totals of the largest remainder; then other totals
-    are taken that are ``n * share`` rounded down or up: those always exist (Bacharach 1966).
+    There are tables, such as those of classes of 10 and 25 images with shares 0.16, 0.16, 0.48, 0.1 and 0.1, where no rounding of
+    the entries has the totals of the largest remainder; then other totals are taken that are ``n * share`` rounded down
+    or up: those always exist (Bacharach 1966).
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def controlled_rounding(class_sizes: npt.ArrayLike, shares: npt.ArrayLike, *, se
     ([7, 2, 1], [3, 3, 4])
     """
     of_class, share = np.asarray(class_sizes, dtype=np.int64), np.asarray(shares, dtype=np.float64)
+    if not of_class.any():
+        return np.zeros((len(of_class), len(share)), dtype=np.int64)
     sizes, kind, n_classes = np.unique(of_class, return_inverse=True, return_counts=True)
     low = whole_part(sizes[:, None] * share)
     up = _rounded_up(sizes[:, None] * share - low, n_classes, int(of_class.sum()) * share, n_classes @ low)
@@ -74,18 +77,16 @@ def _rounded_up(fraction: Floats, n_classes: Ints, totals: Floats, low: Ints) ->
     rows = np.rint(exact.sum(axis=1))
     near = whole_part(exact), whole_part(exact) + (exact - whole_part(exact) > WHOLE)
     wide = np.zeros_like(fraction), np.where(fraction > 0, n_classes[:, None], 0)
-    wanted = part_totals(round(totals.sum()), totals / totals.sum()) - low if totals.sum() else low
+    wanted = part_totals(round(totals.sum()), totals / totals.sum()) - low
     down = whole_part(totals)
-    above = totals - down
-    free = down - low, down + (above > WHOLE) - low
-    # To round up costs (1 - f)² instead of f². Whatever entries cost, the total of a larger remainder comes first.
-    cost, cost_of_totals = 1 - 2 * (exact - near[0]), -(2.0 * exact.size + 1) * above
-    for cells, columns, costs in (
-        (near, (wanted, wanted), cost),
-        (wide, (wanted, wanted), 1 - 2 * fraction),
-        (near, free, cost + cost_of_totals),
+    free = down - low, down + (totals - down > WHOLE) - low
+    # To round up costs (1 - f)² instead of f². Totals come before the table of sizes, classes before totals.
+    for cells, columns, above_low in (
+        (near, (wanted, wanted), exact - near[0]),
+        (wide, (wanted, wanted), fraction),
+        (near, free, exact - near[0]),
     ):
-        found = _cheapest_table(costs, cells, rows, columns)
+        found = _cheapest_table(1 - 2 * above_low, cells, rows, columns)
         if found is not None:
             return found
     raise ArithmeticError("no controlled rounding was found, though one exists")

@@ -90,6 +90,25 @@ def test_with_ids_the_order_of_the_rows_does_not_matter(labels: np.ndarray, grou
     assert (moved == parts[rows]).all()
 
 
+@given(few_labels, st.integers(0, 3))
+def test_names_of_groups_do_not_matter(labels: np.ndarray, seed: int) -> None:
+    groups = np.arange(len(labels)) // 2
+    assume(groups[-1] >= 1)
+    names = np.random.default_rng(seed).permutation(len(labels)).astype(str)
+    parts = multilabel_split(labels, sizes=SIZES, seed=seed, groups=groups)
+    assert (multilabel_split(labels, sizes=SIZES, seed=seed, groups=names[groups]) == parts).all()
+
+
+def test_stored_zeros_are_no_labels() -> None:
+    labels = drawn(300, 10, 0)
+    everything = csr_array(np.ones_like(labels))
+    everything.data = labels.ravel()
+    assert everything.nnz == labels.size
+    for order in (1, 2):
+        parts = multilabel_split(everything, sizes=SIZES, seed=0, order=order)
+        assert (parts == multilabel_split(labels, sizes=SIZES, seed=0, order=order)).all()
+
+
 @given(few_labels, st.sampled_from([csr_array, csc_matrix, coo_array]), st.sampled_from([bool, np.float32, np.int64]))
 def test_sparse_labels_of_any_kind_are_split_as_dense_ones(labels: np.ndarray, kind: type, dtype: type) -> None:
     expected = multilabel_split(labels, sizes=THREE, seed=0)

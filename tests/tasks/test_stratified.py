@@ -59,7 +59,19 @@ def test_other_totals_where_the_largest_remainder_has_no_table() -> None:
     assert (np.abs(quotas - exact) < 1).all()
     assert quotas.sum(axis=1).tolist() == [10, 25]
     assert (np.abs(quotas.sum(axis=0) - 35 * shares) < 1).all()
-    assert quotas[:, 2].sum() == 17  # the largest remainder of all is rounded up still
+
+
+def test_totals_come_before_proportions_of_classes_of_the_same_size() -> None:
+    # The two classes of 10 and the two of 45 cannot together be rounded to the nearest numbers with these totals.
+    counts, shares = [25, 10, 10, 45, 45], np.array([0.16, 0.16, 0.48, 0.1, 0.1])
+    quotas = controlled_rounding(counts, shares, seed=0)
+    assert (np.abs(quotas - np.outer(counts, shares)) < 1).all()
+    assert quotas.sum(axis=1).tolist() == counts
+    assert quotas.sum(axis=0).tolist() == part_totals(135, shares).tolist()
+
+
+def test_no_classes_are_no_rows() -> None:
+    assert controlled_rounding([], [0.5, 0.5], seed=0).shape == (0, 2)
 
 
 def test_classes_of_one_image_are_in_every_part_in_proportion_and_drawn() -> None:
