@@ -91,8 +91,8 @@ def assigned_parts(
     placed = whole_part(n_of_kind[:, None] * shares)
     _place_spare(kinds, n_of_kind - placed.sum(axis=1), placed, wanted, exact)
     of_labels = np.ones(counts.shape[1]) if weight is None else weight
-    # A part's size counts for as much as all labels together: small classes alone would rather have it wrong.
-    weights = np.append(of_labels, max(1.0, of_labels.sum())) / np.maximum(wanted.sum(axis=1), 1)
+    # A part's size counts for more than a label, the more of them there are: many small ones would rather have it wrong.
+    weights = np.append(of_labels, max(1.0, np.sqrt(of_labels.sum()))) / np.maximum(wanted.sum(axis=1), 1)
     table = _Table(kinds, placed, wanted, weights)
     _refine(table, exact)
     if not exact:

@@ -73,7 +73,7 @@ def test_report_opens_without_a_word_in_the_console(page_file: Path, browser: Br
     assert "<script>alert(1)<script>" in tab.inner_text("body")
     broken = tab.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length")
     assert broken == 0
-    assert tab.locator("svg").count() == 4  # labels, thresholds, calibration, confusion
+    assert tab.locator("svg").count() == 5  # labels, split, thresholds, calibration, confusion
     assert said == []
     assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
