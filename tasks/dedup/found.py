@@ -101,7 +101,8 @@ def _searched(
     order = np.concatenate([known.rows, np.setdiff1d(np.arange(n), known.rows)])
     # The order of rows is left alone where all are new: permuting them copies all vectors.
     vectors = images.vectors[order] if len(known.rows) else images.vectors
-    new = near_pairs(vectors, min_cosine=start, n_known=len(known.rows), max_pairs=max_pairs)
+    max_new = max(0, max_pairs - len(known.pairs.i))
+    new = near_pairs(vectors, min_cosine=start, n_known=len(known.rows), max_pairs=max_new)
     ends = np.sort(np.stack([order[new.i], order[new.j]], axis=1), axis=1)
     i, j = np.concatenate([known.pairs.i, ends[:, 0]]), np.concatenate([known.pairs.j, ends[:, 1]])
     cosine = np.concatenate([known.pairs.cosine, new.cosine])

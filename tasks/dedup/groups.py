@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 ALONE = -1
+BLOCK_ROWS = 1024
+MOST_TO_CUT = 20_000  # complete linkage keeps half of all cosines of a group, in float64: 1.6 GB
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ def group_numbers(
     -------
     ndarray
         (n,) int64: the number of each image's group, in the order of their first rows, or -1 for an image without any.
+
+    Raises
+    ------
+    ValueError
+        When a connected group is too large for complete linkage.
     """
     _, component = connected_components(
         coo_array((np.ones(len(i), dtype=np.bool_), (i, j)), shape=(n, n)), directed=False
@@ -62,6 +69,10 @@ def group_numbers(
     if how == "complete":
         next_number = int(numbers.max(initial=-1)) + 1
         for rows in _members(numbers):
+            if len(rows) > MOST_TO_CUT:
+                raise ValueError(
+                    f"a group of {len(rows):,} images is too large for complete linkage (most: {MOST_TO_CUT:,}): use connected"
+                )
             if len(rows) > 2:
                 parts = _cut(embeddings[rows], min_cosine)
                 numbers[rows] = next_number + parts
@@ -73,9 +84,7 @@ def groups(numbers: Rows, embeddings: Floats, *, min_cosine: float) -> list[Grou
     """The groups of `group_numbers`, the largest first, each with its smallest inner cosine."""
     found = []
     for rows in _members(numbers):
-        vectors = embeddings[rows].astype(np.float32, copy=False)
-        cosines = vectors @ vectors.T
-        smallest = float(cosines[np.triu_indices(len(rows), 1)].min())
+        smallest = _smallest_cosine(embeddings[rows].astype(np.float32, copy=False))
         found.append(Group(rows, smallest, smallest < min_cosine))
     return sorted(found, key=lambda group: (-len(group.rows), int(group.rows[0])))
 
@@ -119,6 +128,17 @@ def _members(numbers: Rows) -> list[Rows]:
     order = np.argsort(numbers, kind="stable")
     cuts = np.flatnonzero(np.diff(numbers[order])) + 1
     return [rows for rows in np.split(order, cuts) if len(rows) > 1 and numbers[rows[0]] != ALONE]
+
+
+def _smallest_cosine(vectors: Floats) -> float:
+    """The smallest cosine between two rows, block by block: a chain may be long."""
+    smallest = np.inf
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = vectors[start : start + BLOCK_ROWS]
+        cosines = block @ vectors[start:].T
+        cosines[np.tril_indices(len(block))] = np.inf
+        smallest = min(smallest, float(cosines.min(initial=np.inf)))
+    return smallest
 
 
 def _cut(vectors: Floats, min_cosine: float) -> Rows:

@@ -32,7 +32,7 @@ def known_pairs(
     """
     row_of = {identity: row for row, identity in enumerate(image_ids)}
     best: tuple[Rows, TableVersion] | None = None
-    for version in store.versions("pairs"):
+    for version in reversed(store.versions("pairs")):
         notes = version.notes
         searched_from = notes["searched_from"]
         if notes["encoder"] != encoder or notes["search"] != "exact" or searched_from is None:
@@ -40,8 +40,10 @@ def known_pairs(
         if searched_from > min_cosine:
             continue
         rows = _unchanged(store, version.manifest["recipe"]["inputs"]["embeddings"], row_of, vectors)
-        if best is None or len(rows) >= len(best[0]):
+        if best is None or len(rows) > len(best[0]):
             best = rows, version
+        if len(rows) == len(image_ids):
+            break
     if best is None or not len(best[0]):
         nothing = np.empty(0, np.int64)
         return KnownPairs(nothing, Pairs(nothing, nothing, np.empty(0, np.float32)))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
 from storage.store import Recipe, Store
 from tasks.dedup.embedded import EmbeddedImages, read_images
@@ -63,7 +64,10 @@ def find_duplicates(root: StorePath, settings: DedupSettings, encode: EncodeSett
     if model is not None:
         found = find_pairs(store, settings, embeddings, images, model)
     table = pair_rows(settings, labels, model, found, images)
-    duplicates, counts = duplicate_rows(store, settings, recipe, found, model, images)
+    try:
+        duplicates, counts = duplicate_rows(store, settings, recipe, found, model, images)
+    except ValueError as error:
+        raise PlaceprintError(f"dedup.linkage: {error}") from None
     judgement = (
         Judgement((), ())
         if model is None

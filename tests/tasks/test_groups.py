@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.dedup import groups as module
 from tasks.dedup.groups import group_numbers, groups, keep_order, kept_rows
 
 
@@ -114,3 +115,25 @@ def test_nobody_is_lost_where_there_is_no_pair() -> None:
     numbers = group_numbers(3, none, none, clustered(0, 3), min_cosine=0.9, how="connected")
     assert numbers.tolist() == [-1, -1, -1]
     assert kept_rows(numbers, [(0,)] * 3).all()
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 64])
+def test_the_smallest_cosine_of_a_long_group_is_found_block_by_block(
+    block_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T
+    monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
+    for n in (2, 3, 40):
+        (group,) = groups(np.zeros(n, dtype=np.int64), vectors[:n], min_cosine=0.5)
+        assert group.smallest_cosine == pytest.approx(cosines[:n, :n][np.triu_indices(n, 1)].min(), abs=1e-6)
+
+
+def test_a_group_too_large_for_complete_linkage_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_TO_CUT", 5)
+    vectors = np.ones((6, 1), dtype=np.float32)
+    i = np.arange(5)
+    with pytest.raises(ValueError, match="a group of 6 images is too large for complete linkage"):
+        group_numbers(6, i, i + 1, vectors, min_cosine=0.5, how="complete")
+    assert set(group_numbers(6, i, i + 1, vectors, min_cosine=0.5, how="connected").tolist()) == {0}
