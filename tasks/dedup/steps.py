@@ -139,7 +139,7 @@ def _synthetic_warning(recipe: Recipe) -> str | None:
     if recipe.settings["labels"] != SYNTHETIC:
         return None
     edits = ", ".join(recipe.settings["synthetic"]["edits"])
-    return f"no person has labelled these pairs: the threshold describes edits made here ({edits}), not the copies that are out there"
+    return f"no person has labelled pairs (`placeprint dedup label`): the threshold describes edits made here ({edits}), not the copies that are out there"
 
 
 def _plain(values: Any) -> Any:

@@ -242,7 +242,7 @@ def test_synthetic_labels_find_the_copies_and_say_what_they_are(
     assert {"0", "0 small", "0 rough", "1", "1 elsewhere", "2", "2 unlabelled"} <= by_name(encoded, duplicates).keys()
     assert duplicates.notes["labels"] == "synthetic"
     assert "edits made here (recompress, resize)" in duplicates.notes["warnings"][0]
-    assert "warning: no person has labelled these pairs" in capsys.readouterr().err
+    assert "warning: no person has labelled pairs" in capsys.readouterr().err
     pairs = Store(fresh).version("pairs").read().to_pylist()
     labelled = [row for row in pairs if row["is_duplicate"] is not None]
     assert {row["labelled_by"] for row in labelled} == {"synthetic"}
