@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 	$(BIN)/placeprint run --config configs/demo.yaml
 
 test: $(VENV)/.installed-test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
