@@ -76,6 +76,21 @@ def test_places_stay_whole_in_the_split(demo_store: Path) -> None:
         assert (shares.get("zero_shot", 0) > 0) == (split == "stratified")
 
 
+def test_planted_copies_are_suspected(demo_store: Path) -> None:
+    """The threshold was fitted to other edits, made for it; these came with the images."""
+    store = Store(demo_store)
+    version = store.version("embeddings")
+    vectors = read_vectors(version)
+    row_of = {identity: row for row, identity in enumerate(version.read(["image_id"])["image_id"].to_pylist())}
+    images = store.version("images").read(["image_id", "planted_copy_of"]).to_pylist()
+    planted = [(row_of[row["image_id"]], row_of[row["planted_copy_of"]]) for row in images if row["planted_copy_of"]]
+    cosines = np.array([vectors[copy] @ vectors[original] for copy, original in planted])
+    model = store.version("duplicates").notes["model"]
+    assert len(planted) > 20
+    assert (cosines >= model["suspected"]).mean() >= 0.95
+    assert model["auc"] > 0.7
+
+
 def test_metrics_can_be_recomputed_from_predictions(demo_store: Path) -> None:
     connection = connect(Store(demo_store))
     stored = connection.sql(
