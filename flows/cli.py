@@ -375,7 +375,16 @@ def dedup(
     settings = _settings(config, set_, store, verbose)
     if not settings.dedup.enabled:
         raise PlaceprintError("dedup: the setting dedup is off")
-    _run_stage("dedup", settings)
+    from storage.store import Store
+    from tasks.dedup.recipes import already_deduplicated
+
+    # Asked before Prefect is imported, which takes longer than to see that there is nothing to do.
+    found = already_deduplicated(Store(settings.store), settings.dedup, settings.encode)
+    if found is not None:
+        output.print(f"dedup: nothing to do, duplicates {found} are there", highlight=False)
+        _refresh(settings)
+    else:
+        _run_stage("dedup", settings)
 
 
 @dedup_app.command("label")

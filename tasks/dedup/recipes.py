@@ -6,10 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from storage.errors import PlaceprintError
+from storage.errors import PlaceprintError, StoreError
 from storage.store import Recipe, Store
 from tasks.dedup.labelled import SYNTHETIC, answers_hash, answers_of, enough_answers
 from tasks.dedup.settings import DedupSettings
+from tasks.encode.recipes import embeddings_recipe
+from tasks.encode.settings import EncodeSettings
 
 STEP_VERSION = 1
 TABLES = ("pairs", "duplicates")
@@ -52,6 +54,20 @@ def dedup_recipe(store: Store, settings: DedupSettings, embeddings: str, encodin
         inputs["labels"] = _file_hash(Path(labels).expanduser())
         labels = "file"
     return Recipe("dedup", STEP_VERSION, {**used, "labels": labels}, inputs)
+
+
+def already_deduplicated(store: Store, settings: DedupSettings, encode: EncodeSettings) -> str | None:
+    """The fingerprint of the duplicates of the embeddings made last, if they are there; else None.
+
+    What is there becomes selected.
+    """
+    try:
+        embeddings = store.version("embeddings")
+    except StoreError:
+        return None
+    encoding = embeddings_recipe(encode, embeddings.manifest["recipe"]["inputs"]["images"])
+    recipe = dedup_recipe(store, settings, embeddings.fingerprint, encoding)
+    return recipe.fingerprint if store.reuse(recipe, TABLES) else None
 
 
 def _file_hash(path: Path) -> str:

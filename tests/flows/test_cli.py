@@ -48,7 +48,20 @@ def ready(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Pat
 def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = placeprint("--help", monkeypatch=monkeypatch, capfd=capfd)
     assert code == 0
-    for verb in ("run", "collect", "describe", "encode", "dedup", "split", "fit", "publish", "sql", "search", "ui", "store"):
+    for verb in (
+        "run",
+        "collect",
+        "describe",
+        "encode",
+        "dedup",
+        "split",
+        "fit",
+        "publish",
+        "sql",
+        "search",
+        "ui",
+        "store",
+    ):
         assert re.search(rf"\b{verb}\b", out)
     _, out, _ = placeprint("sql", "--help", monkeypatch=monkeypatch, capfd=capfd)
     assert "Example" in out

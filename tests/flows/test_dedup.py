@@ -398,6 +398,8 @@ def test_from_the_command_line(encoded: Encoded, fresh: Path, tmp_path: Path) ->
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert f"dedup: {N + 4} images = {N} kept + 4 duplicates, in 3 groups" in output
+    again = start("dedup", *sets, home=tmp_path)
+    assert "dedup: nothing to do" in again.communicate(timeout=60)[0]
     sql = start(
         "sql",
         "--csv",
