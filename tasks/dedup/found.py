@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,29 +54,33 @@ NOTHING = FoundPairs(
 def find_pairs(
     store: Store, settings: DedupSettings, embeddings: TableVersion, images: EmbeddedImages, model: DuplicateModel
 ) -> FoundPairs:
-    """Pairs at the threshold that the settings want, or, where that would remove too much, at the certain one."""
-    warning = None
-    n = len(images.image_id)
-    if settings.remove == "suspected":
+    """All pairs from `suspected` on, and which of them make groups: those that the settings want, or, where that would remove
+    too much, the certain ones. Where there are too many suspected pairs to keep, the certain ones alone.
+    """
+    found: FoundPairs | None = None
+    much = f"an image would have over {MAX_PAIRS_AN_IMAGE} near-duplicates on average"
+    with suppress(TooManyPairsError):
+        found = _searched(store, settings, embeddings, images, model.suspected)
+    if found is not None and settings.remove == "suspected":
+        found = replace(found, threshold=model.suspected, removes="suspected")
+        share = _removed_share(len(images.image_id), found)
+        if share <= settings.max_removed_share:
+            return found
+        much = f"{100 * share:.0f} % of the images would be removed"
+    if found is None:
         try:
-            found = _searched(store, settings, embeddings, images, "suspected", model.suspected)
-            share = _removed_share(n, found)
-            if share <= settings.max_removed_share:
-                return found
-            much = f"{100 * share:.0f} % of the images would be removed"
-        except TooManyPairsError:
-            much = f"an image would have over {MAX_PAIRS_AN_IMAGE} near-duplicates on average"
-        warning = (
-            f"only what is certain is removed: from suspected ({model.suspected:.4f}) on, {much} "
-            f"(dedup.max_removed_share is {settings.max_removed_share:g}); label pairs, or take an encoder that tells copies better"
-        )
-    try:
-        found = _searched(store, settings, embeddings, images, "certain", model.certain)
-    except TooManyPairsError as error:
-        raise PlaceprintError(
-            f"dedup: {error}, the threshold of certain duplicates: the labels cannot be right for these images; set dedup=off, or label pairs"
-        ) from None
-    return replace(found, warning=warning)
+            found = _searched(store, settings, embeddings, images, model.certain)
+        except TooManyPairsError as error:
+            raise PlaceprintError(
+                f"dedup: {error}, the threshold of certain duplicates: the labels cannot be right for these images; set dedup=off, or label pairs"
+            ) from None
+    warning = (
+        f"only what is certain is removed: from suspected ({model.suspected:.4f}) on, {much} "
+        f"(dedup.max_removed_share is {settings.max_removed_share:g}); label pairs, or take an encoder that tells copies better"
+    )
+    return replace(
+        found, threshold=model.certain, removes="certain", warning=warning if settings.remove == "suspected" else None
+    )
 
 
 def _searched(
@@ -83,12 +88,11 @@ def _searched(
     settings: DedupSettings,
     embeddings: TableVersion,
     images: EmbeddedImages,
-    removes: str,
     threshold: float,
 ) -> FoundPairs:
-    """All pairs from a little below the threshold on."""
+    """All pairs from a little below the threshold on; none of them makes a group yet."""
     if threshold > 1:
-        return replace(NOTHING, threshold=threshold, removes=removes)
+        return NOTHING
     # Rounded down, so that a threshold that moves a little finds the pairs of an earlier run.
     start = max(-1.0, math.floor(100 * (threshold - settings.near_threshold)) / 100)
     n = len(images.image_id)
@@ -96,7 +100,7 @@ def _searched(
     if settings.search == "index" or (settings.search == "auto" and n > EXACT_UP_TO and not _has_gpu()):
         index = SearchIndex(store, embeddings)
         through = indexed_pairs(index.search, images.vectors, min_cosine=start, max_pairs=max_pairs, seed=settings.seed)
-        return FoundPairs(through.pairs, threshold, removes, start, "index", through.recall, 0, None)
+        return replace(NOTHING, pairs=through.pairs, searched_from=start, search="index", recall=through.recall)
     known = known_pairs(store, images.image_id, images.vectors, str(embeddings.notes["encoder"]), start)
     order = np.concatenate([known.rows, np.setdiff1d(np.arange(n), known.rows)])
     # The order of rows is left alone where all are new: permuting them copies all vectors.
@@ -108,7 +112,7 @@ def _searched(
     cosine = np.concatenate([known.pairs.cosine, new.cosine])
     by_rows = np.lexsort((j, i))
     pairs = Pairs(i[by_rows], j[by_rows], cosine[by_rows])
-    return FoundPairs(pairs, threshold, removes, start, "exact", None, len(known.rows), None)
+    return replace(NOTHING, pairs=pairs, searched_from=start, n_known=len(known.rows))
 
 
 def _has_gpu() -> bool:

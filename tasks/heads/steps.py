@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from sklearn.base import ClassifierMixin
 from sklearn.dummy import DummyClassifier
 
+from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
 from storage.schemas import METRICS, PREDICTIONS, Part
 from storage.store import Recipe, Store
@@ -76,6 +77,10 @@ def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
         for head in _heads(store, settings, recipe, data, judged):
             predictions.append(_prediction_rows(settings, data, judged, head))
             metrics.extend(_metric_rows(settings, data, judged, head))
+    if not n_judged:
+        raise PlaceprintError(
+            "fit: no split has images to learn from and others to be judged on: add one to split.splits"
+        )
     duplicates = duplicates_of(store, recipe)
     if duplicates is not None:
         metrics.extend(dedup_metrics(duplicates, settings.experiment))

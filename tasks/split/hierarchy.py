@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tasks.split.sizes import named
+
 ROOT = "root"
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Hierarchy:
     def __post_init__(self) -> None:
         roots = sorted(set(self.parent.values()) - self.parent.keys())
         if len(roots) != 1:
-            raise ValueError(f"a hierarchy has one root, this one has {len(roots)}: {_few(roots)}")
+            raise ValueError(f"a hierarchy has one root, this one has {len(roots)}: {named(roots)}")
         for node in self.parent:
             seen = {node}
             while node in self.parent:
@@ -132,7 +133,7 @@ class Hierarchy:
         distinct = sorted(set(labels))
         unknown = [label for label in distinct if label != self.root and label not in self.parent]
         if unknown:
-            raise ValueError(f"{len(unknown)} labels are not in the hierarchy: {_few(unknown)}")
+            raise ValueError(f"{len(unknown)} labels are not in the hierarchy: {named(unknown)}")
         coarse = {}
         for label in distinct:
             steps = k if isinstance(k, int) else k[label]
@@ -143,7 +144,7 @@ class Hierarchy:
         used = set(coarse.values())
         below = sorted(node for node in used if used.intersection(self.path(node)[1:]))
         if below:
-            raise ValueError(f"{len(below)} nodes are descendants of others that are used: {_few(below)}")
+            raise ValueError(f"{len(below)} nodes are descendants of others that are used: {named(below)}")
         return [coarse[label] for label in labels]
 
 
@@ -167,8 +168,3 @@ def read_hierarchy(path: Path) -> Hierarchy:
         if parent.setdefault(row["name"], row["parent"]) != row["parent"]:
             raise ValueError(f"{row['name']!r} has two parents in {path}")
     return Hierarchy(parent)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

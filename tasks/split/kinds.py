@@ -32,7 +32,7 @@ from tasks.split.settings import (
 from tasks.split.spatial import buffer_zone, equal_area_cells, h3_cells
 from tasks.split.stratified import stratified_split
 from tasks.split.surrogate import surrogate_strata, surrogate_values
-from tasks.split.temporal import time_split
+from tasks.split.temporal import Interval, time_split
 
 Texts = npt.NDArray[np.str_]
 Floats = npt.NDArray[np.float64]
@@ -86,8 +86,13 @@ class MadeSplits:
     left_out: dict[str, str]
 
 
-def make_splits(settings: SplitSettings, images: SplitImages) -> MadeSplits:
+def make_splits(settings: SplitSettings, images: SplitImages, check: Callable[[NamedSplit], NamedSplit]) -> MadeSplits:
     """All splits that the settings name.
+
+    Parameters
+    ----------
+    check
+        Gives a split without leaks. It is asked of each as soon as it is made, since subsets are cut from earlier ones.
 
     Raises
     ------
@@ -102,7 +107,7 @@ def make_splits(settings: SplitSettings, images: SplitImages) -> MadeSplits:
                 _check_parts(split)
                 if split.name in made.splits:
                     raise ValueError(f"there is another split named {split.name}")
-                made.splits[split.name] = split
+                made.splits[split.name] = check(split)
         except (ValueError, ImportError) as error:
             if not getattr(kind, "optional", False):
                 raise PlaceprintError(f"split: {name}: {error}") from None
@@ -180,8 +185,9 @@ def _surrogate(
 ) -> list[NamedSplit]:
     values = surrogate_values(images.vectors(), temperature=kind.temperature)
     stratum = np.array([f"bin {number}" for number in surrogate_strata(values, n_bins=kind.n_bins)])
-    part = stratified_split(stratum, sizes=settings.sizes, seed=settings.seed, ids=images.image_id)
-    return [NamedSplit(kind.name, part, stratum, settings.sizes)]
+    groups = _groups(settings, images)
+    part = stratified_split(stratum, sizes=settings.sizes, seed=settings.seed, groups=groups, ids=images.image_id)
+    return [NamedSplit(kind.name, part, stratum, settings.sizes, groups)]
 
 
 def _spatial(
@@ -205,11 +211,8 @@ def _spatial(
 def _time(
     kind: TimeSettings, _settings: SplitSettings, images: SplitImages, _: Mapping[str, NamedSplit]
 ) -> list[NamedSplit]:
-    until, start = (
-        np.datetime64(each.replace(tzinfo=None), "us")
-        for each in (kind.train_until, kind.test_from or kind.train_until)
-    )
-    boundaries = {"train": (None, until), "test": (start, None)}
+    until, start = kind.train_until, kind.test_from or kind.train_until
+    boundaries: dict[str, Interval] = {"train": (None, until), "test": (start, None)}
     if start > until:
         boundaries["validation"] = (until, start)
     undated = None if kind.undated == "fail" else Part.UNUSED.value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.dedup.pairs import checked_embeddings
+from tasks.split.draw import hashes
 
 Rows = npt.NDArray[np.int64]
 
@@ -185,12 +185,8 @@ def _round_robin(group: Rows, names: npt.NDArray[np.str_], seed: int) -> Rows:
     """All rows, in the order in which the groups give them."""
     n_groups = int(group.max(initial=-1)) + 1
     turn = np.random.default_rng(np.random.SeedSequence(seed)).permutation(n_groups)[group]
-    draw = np.array([_draw(name, seed) for name in names.tolist()], dtype=np.uint64)
+    draw = hashes(names.tolist(), seed)
     in_turn = np.lexsort((names, draw, turn))
     first = np.searchsorted(turn[in_turn], np.arange(n_groups))
     round_ = np.arange(len(group)) - first[turn[in_turn]]
     return np.asarray(in_turn[np.argsort(round_, kind="stable")], dtype=np.int64)
-
-
-def _draw(name: str, seed: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest(), "little")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from storage.schemas import Part
 from tasks.settings import Section
 
+Moment = Annotated[datetime, AfterValidator(lambda given: given if given.tzinfo else given.replace(tzinfo=UTC))]
 Name = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 PARTS = (Part.TRAIN.value, Part.VALIDATION.value, Part.TEST.value)
 
@@ -64,8 +65,8 @@ class TimeSettings(Section):
 
     kind: Literal["time"] = "time"
     name: Name = "time"
-    train_until: datetime = Field(description="UTC; images of that moment and later are not trained on")
-    test_from: datetime | None = Field(None, description="by default train_until; images between are for validation")
+    train_until: Moment = Field(description="UTC, if it names no zone; images of then and later are not trained on")
+    test_from: Moment | None = Field(None, description="by default train_until; images between are for validation")
     undated: Literal["fail", "unused"] = "fail"
 
 

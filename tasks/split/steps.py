@@ -97,11 +97,14 @@ def split_images(root: StorePath, settings: SplitSettings, recipe: Recipe) -> di
         )
     images = _split_images(store, recipe, chosen)
     pairs = _near_pairs(store, recipe, images)
-    made = make_splits(settings, images)
-    splits, moved = [], {}
-    for split in made.splits.values():
+    moved: dict[str, int] = {}
+
+    def check(split: NamedSplit) -> NamedSplit:
         clean, moved[split.name] = _checked(settings, split, images, pairs)
-        splits.append(clean)
+        return clean
+
+    made = make_splits(settings, images, check)
+    splits = list(made.splits.values())
     for split in splits:
         counts |= {f"{split.name}: {part or 'none'}": n for part, n in sorted(Counter(split.part.tolist()).items())}
     notes = {

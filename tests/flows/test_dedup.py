@@ -319,6 +319,10 @@ def test_a_threshold_that_would_remove_too_much(encoded: Encoded, fresh: Path) -
     assert "6 % of the images would be removed" in kept.notes["warnings"][0]
     assert kept.notes["threshold"] == kept.notes["model"]["certain"]
     by_word = deduplicated(encoded, fresh, labels, "dedup.remove=certain")
+    # Suspected pairs are listed all the same.
+    pairs = Store(fresh).version("pairs", by_word.fingerprint)
+    assert by_word.notes["searched_from"] < by_word.notes["model"]["suspected"] < by_word.notes["threshold"]
+    assert pairs.notes == by_word.notes
     assert by_word.read().equals(kept.read())
     assert not by_word.notes["warnings"]
 

@@ -201,6 +201,43 @@ def test_near_duplicates_across_parts(tmp_path: Path) -> None:
     assert sum(left[identity] != part for identity, part in parts.items()) == moved.notes["moved"]["stratified"]
 
 
+def test_moments_have_a_zone(store: Path) -> None:
+    kind = "{kind: time, train_until: '2021-06-01T00:00:00+02:00'}"
+    rows = frame(splits_of(store, f"split.splits=[{kind}]", "split.keep_together=nothing"))
+    last = rows.filter(pl.col("part") == "train")["captured_at"].max()
+    assert last == datetime(2021, 5, 31, tzinfo=UTC)  # images are of midnight UTC: that of June 1 comes two hours after
+    plain = splits_of(store, "split.splits=[{kind: time, train_until: 2021-06-01T00:00:01}]")
+    assert frame(plain).filter(pl.col("part") == "train")["captured_at"].max() == datetime(2021, 6, 1, tzinfo=UTC)
+
+
+def test_subsets_are_cut_from_what_the_gate_lets_pass(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    made(Store(store), near=[(number, number + 1) for number in range(0, 200, 2)])
+    kinds = "split.splits=[{kind: stratified}, {kind: subsets, sizes: [5]}]"
+    rows = splits_of(store, "dedup=on", kinds, "split.keep_together=nothing", "split.leaks=move").read().to_pylist()
+    parts = {
+        name: {row["image_id"]: row["part"] for row in rows if row["split"] == name}
+        for name in ("stratified", "stratified-5")
+    }
+    assert all(parts["stratified"][identity] == part for identity, part in parts["stratified-5"].items())
+    assert sum(part == "train" for part in parts["stratified-5"].values()) <= 5 * 4
+
+
+def test_heads_need_a_split_to_learn_from(store: Path) -> None:
+    from flows.fit import fit
+
+    version = splits_of(store, "split.splits=[{kind: reference, n: 50}]")
+    opened = Store(store)
+    recipe = Recipe("made-prompts", 1, inputs={"images": version.manifest["recipe"]["inputs"]["images"]})
+    import pyarrow as pa
+
+    opened.commit(
+        "prompts", recipe, [opened.write_shard("prompts", recipe.fingerprint, 0, pa.table({"template": ["x"]}))]
+    )
+    with pytest.raises(PlaceprintError, match="fit: no split has images to learn from"):
+        fit(wanted(store), splits=version.fingerprint)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
