@@ -26,7 +26,7 @@ from tasks.report.splits import splits_section
 from tasks.report.tables import markdown_table, result_table
 from tasks.report.thumbnails import thumbnail
 
-STEP_VERSION = 4
+STEP_VERSION = 5
 
 
 def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:

@@ -47,7 +47,7 @@ class SurrogateSettings(Section):
 
 
 class SpatialSettings(Section):
-    """Cells of the Earth stay whole, so that no test image has a neighbour in training."""
+    """Cells of the Earth stay whole, so that test images have few neighbours in training; with a buffer none."""
 
     kind: Literal["spatial"] = "spatial"
     name: Name = "spatial"

@@ -23,13 +23,13 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from flows import cli
-from flows.label import AnotherPairError, Labelling, LabelSettings
 from flows.settings import load_settings
 from storage.answers import add_answer, current_answers, read_answers
 from storage.errors import StoreError
 from storage.schemas import IMAGES, embeddings
 from storage.store import Recipe, Store
 from storage.vectors import vector_column
+from tasks.dedup.labelling import AnotherPairError, Labelling, LabelSettings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
