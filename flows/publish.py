@@ -18,7 +18,7 @@ from tasks.report.steps import publish_report, report_recipe, report_summary
 def publish(settings: Settings, metrics: str | None = None) -> StorePath:
     """Write the report on some metrics (by default those made last); returns the path of its page."""
     store = Store(settings.store)
-    recipe = report_recipe(settings.publish, store.version("metrics", metrics).fingerprint)
+    recipe = report_recipe(settings.publish, store.version("metrics", metrics, step="fit").fingerprint)
     page = report_page(store, recipe)
     with recorded(store, "publish", settings.model_dump(mode="json")) as run:
         run.tables["metrics"] = recipe.inputs["metrics"]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, Validati
 
 from flows.environment import default_store
 from storage.s3_path import StorePath, store_path
+from tasks.case_study.settings import StudySettings
 from tasks.collect.settings import CollectSettings
 from tasks.dedup.settings import DedupSettings
 from tasks.encode.settings import EncodeSettings
@@ -38,6 +39,7 @@ class Settings(Section):
     split: SplitSettings = SplitSettings()
     fit: FitSettings = FitSettings()
     publish: PublishSettings = PublishSettings()
+    case_study: StudySettings = StudySettings()
 
 
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:

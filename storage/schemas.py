@@ -175,7 +175,11 @@ PREDICTIONS = pa.schema(
         _field("image_id", pa.string()),
         _field("label_true", pa.string()),
         _field("label_pred", pa.string()),
-        _field("scores", pa.list_(pa.float32()), description="one a class, in the order of the manifest's `classes`"),
+        _field(
+            "scores",
+            pa.list_(pa.float32()),
+            description="one a class, in the order of the manifest's `classes`; empty where the step keeps none",
+        ),
     ]
 )
 
@@ -190,9 +194,77 @@ METRICS = pa.schema(
         _field("source", pa.string(), description="a collection, or `all`"),
         _field("metric", pa.string()),
         _field("value", pa.float64()),
-        _field("lower", pa.float64(), nullable=True, description="95 % interval"),
-        _field("upper", pa.float64(), nullable=True, description="95 % interval"),
+        _field("lower", pa.float64(), nullable=True, description="95 % interval, whole places resampled"),
+        _field("upper", pa.float64(), nullable=True, description="95 % interval, whole places resampled"),
+        _field("lower_image", pa.float64(), nullable=True, description="95 % interval, images resampled one by one"),
+        _field("upper_image", pa.float64(), nullable=True, description="95 % interval, images resampled one by one"),
         _field("n", pa.int64(), unit="image"),
+        _field("fold", pa.int32(), nullable=True, description="of the partition that `seed` draws"),
+    ]
+)
+
+# How each class, and each region, was judged.
+CLASS_METRICS = pa.schema(
+    [
+        *(METRICS.field(name) for name in ("experiment", "head", "configuration", "seed", "split", "part", "source")),
+        _field("level", pa.string(), description="label or region"),
+        _field("name", pa.string(), description="of the class, or the region"),
+        _field("n_true", pa.int64(), unit="image"),
+        _field("n_predicted", pa.int64(), unit="image"),
+        _field("tp", pa.int64(), unit="image"),
+        _field("atp", pa.int64(), unit="image", description="wrong, but within the right region"),
+        _field("precision", pa.float64()),
+        _field("recall", pa.float64(), description="of a region: its accuracy"),
+        _field("f1", pa.float64()),
+    ]
+)
+
+# Losses of a training, segment by segment.
+TRAINING = pa.schema(
+    [
+        *(METRICS.field(name) for name in ("experiment", "head", "configuration", "seed", "split")),
+        _field("epoch", pa.int32(), description="from 0"),
+        _field("segment", pa.int32(), description="from 0; the fold that is left out"),
+        _field("class_training", pa.float64(), description="mean CE of the class over the segment's images"),
+        _field("region_training", pa.float64(), description="mean CE of the region"),
+        _field("class_validation", pa.float64(), description="on the fold that is left out"),
+        _field("region_validation", pa.float64()),
+    ]
+)
+
+TESTS = pa.schema(
+    [
+        _field("hypothesis", pa.string()),
+        _field("where", pa.string(), description="columns that both groups share, a JSON object"),
+        _field("a", pa.string(), description="columns of the group that is claimed to be greater, a JSON object"),
+        _field("b", pa.string(), description="columns of the other, a JSON object"),
+        _field("test", pa.string()),
+        _field("alternative", pa.string()),
+        *(_field(name, pa.float64(), nullable=True) for name in ("statistic", "df", "pvalue", "effect_size")),
+        *(_field(name, pa.int64(), nullable=True) for name in ("n_a", "n_b")),
+        *(_field(name, pa.float64(), nullable=True) for name in ("mean_a", "sd_a", "mean_b", "sd_b")),
+        _field("apa", pa.string(), nullable=True),
+        _field(
+            "pvalue_holm", pa.float64(), nullable=True, description="corrected for the comparisons of the hypothesis"
+        ),
+        _field(
+            "aso", pa.float64(), nullable=True, description="almost stochastic order, a over b: below 0.5 is dominance"
+        ),
+        _field("outcome", pa.string(), description="supports, contradicts, neither, or untestable"),
+        _field("outcome_holm", pa.string(), description="by the corrected p-value"),
+        _field("note", pa.string(), description="why it is untestable"),
+    ]
+)
+
+VERDICTS = pa.schema(
+    [
+        _field("hypothesis", pa.string()),
+        _field("claim", pa.string()),
+        _field("verdict", pa.string(), description="accepted, rejected, or not supported"),
+        _field("verdict_holm", pa.string(), description="by corrected p-values"),
+        *(_field(name, pa.int64()) for name in ("supports", "contradicts", "neither", "untestable")),
+        _field("accepted_if", pa.string(), description="all or any comparisons support it"),
+        _field("alpha", pa.float64()),
     ]
 )
 

@@ -88,6 +88,11 @@ class TableVersion:
         return str(self.manifest["fingerprint"])
 
     @property
+    def step(self) -> str:
+        """The step that made it."""
+        return str(self.manifest["recipe"]["step"])
+
+    @property
     def rows(self) -> int:
         return int(self.manifest["rows"])
 
@@ -217,8 +222,13 @@ class Store:
             self.select(table, recipe.fingerprint)
         return True
 
-    def version(self, table: str, fingerprint: str | None = None) -> TableVersion:
+    def version(self, table: str, fingerprint: str | None = None, *, step: str | None = None) -> TableVersion:
         """A version by its fingerprint (or the first digits of it), or the selected one.
+
+        Parameters
+        ----------
+        step
+            Of the versions that this step made, the selected one, or the one made last.
 
         Raises
         ------
@@ -226,7 +236,7 @@ class Store:
             When there is none, or its manifest cannot be read.
         """
         if fingerprint is None:
-            return self._selected(table)
+            return self._selected(table, step)
         candidates = [found for found in self.versions(table) if found.fingerprint.startswith(fingerprint)]
         if len(candidates) != 1:
             found = "no" if not candidates else "more than one"
@@ -243,11 +253,13 @@ class Store:
         ]
         return sorted(found, key=lambda each: (each.table, each.created_at, each.fingerprint))
 
-    def _selected(self, table: str) -> TableVersion:
+    def _selected(self, table: str, step: str | None) -> TableVersion:
         pointer = self.root / "tables" / table / "selected"
         if pointer.is_file() and self.has(table, fingerprint := pointer.read_text().strip()):
-            return self._read_manifest(table, self.folder(table, fingerprint) / "manifest.json")
-        versions = self.versions(table)
+            version = self._read_manifest(table, self.folder(table, fingerprint) / "manifest.json")
+            if step in (None, version.step):
+                return version
+        versions = [each for each in self.versions(table) if step in (None, each.step)]
         if not versions:
             raise StoreError(f"{self.root} holds no table {table} yet: run the step that makes it first")
         return max(versions, key=lambda each: each.created_at)

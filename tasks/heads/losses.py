@@ -7,22 +7,14 @@ a region is the sum of the probabilities of its classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-LossForm = Literal["nll", "double-softmax"]
-RegionScale = Literal["none", "log-ratio"]
+from tasks.heads.presets import PRESETS, LossForm, RegionScale
 
-# The study's four losses, by its names.
-PRESETS: Mapping[str, Mapping[str, float]] = {
-    "L0": {"gamma": 0.0, "rho": 1.0},
-    "L25": {"gamma": 0.25, "rho": 1.0},
-    "L50": {"gamma": 0.5, "rho": 1.0},
-    "LDYN": {"gamma": 0.8, "rho": 0.75},
-}
+__all__ = ["PRESETS", "LossForm", "RegionScale", "loss_parts", "regional_loss", "scale_of_regions"]
 
 
 def regional_loss(

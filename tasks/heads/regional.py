@@ -15,14 +15,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tasks.heads.losses import LossForm, RegionScale
+from tasks.heads.presets import LossForm, Precision, RegionScale
 from tasks.heads.stacked import (
     Checkpoint,
     Floats,
     Ints,
     Losses,
     Member,
-    Precision,
+    Trained,
     Training,
     stack_scores,
     tensors_and_metadata,
@@ -122,28 +122,7 @@ class RegionalMLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             On shapes that do not fit, fewer than two classes, fewer images than folds, a portion outside of 0 to 1.
         """
-        if not 0 <= self.gamma <= 1 or not 0 <= self.rho <= 1:
-            raise ValueError(f"gamma and rho must be from 0 to 1, got {self.gamma} and {self.rho}")
-        vectors, labels = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(labels)
-        target, region = self._target(labels)
-        vectors = self._inputs(vectors)
-        order = np.arange(len(vectors))
-        if self.shuffle_seed is not None:
-            order = np.random.default_rng(self.shuffle_seed).permutation(len(vectors))
-        trained = train_stack(
-            vectors[order],
-            target[order],
-            region,
-            [Member(seed, self.gamma, self.rho) for seed in self._seeds()],
-            self._training(vectors.shape[1]),
-            device=_device(self.device),
-            checkpoint=checkpoint,
-        )
-        self.weights_, self.biases_ = trained.weights, trained.biases
-        self.losses_: Losses = trained.losses
-        self.validation_ = np.empty_like(trained.validation)
-        self.validation_[:, order] = trained.validation
+        fit_together([self], X, y, checkpoint=checkpoint)
         return self
 
     def predict_proba_each(self, X: npt.ArrayLike) -> Floats:
@@ -201,6 +180,25 @@ class RegionalMLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head.classes_, head.n_features_in_ = np.array(note["classes"]), note["n_features"]
         return head
 
+    def _check(self) -> None:
+        if not 0 <= self.gamma <= 1 or not 0 <= self.rho <= 1:
+            raise ValueError(f"gamma and rho must be from 0 to 1, got {self.gamma} and {self.rho}")
+
+    def _keep(self, trained: Trained, models: slice, order: Ints) -> None:
+        """Take over the models that are this head's; `order` is that of the training."""
+        self.weights_ = [each[models].clone() for each in trained.weights]
+        self.biases_ = [each[models].clone() for each in trained.biases]
+        self.losses_ = Losses(*(getattr(trained.losses, name)[models] for name in Losses.__dataclass_fields__))
+        self.validation_ = np.empty_like(trained.validation[models])
+        self.validation_[:, order] = trained.validation[models]
+
+    def _prepared(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Ints, Ints]:
+        """Embeddings, class indices, and the region of each class; sets what a fitted head knows of its data."""
+        vectors, labels = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(labels)
+        target, region = self._target(labels)
+        return vectors, target, region
+
     def _target(self, labels: npt.NDArray[Any]) -> tuple[Ints, Ints]:
         """Class indices of the labels, and the region of each class; sets `classes_`."""
         if self.region is None:
@@ -241,6 +239,60 @@ class RegionalMLP(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             region_scale=self.region_scale,
             precision=self.precision,
         )
+
+
+def fit_together(
+    heads: Sequence[RegionalMLP], X: npt.ArrayLike, y: npt.ArrayLike, *, checkpoint: Checkpoint | None = None
+) -> None:
+    """Fit heads that differ in `gamma`, `rho` and `random_state` alone, all at once: they share every batch.
+
+    The models are those that fitting the heads one by one gives, but for the rounding of sums. Parameters and errors are those of
+    `RegionalMLP.fit`.
+
+    Raises
+    ------
+    ValueError
+        Also when the heads differ in anything else.
+    """
+    first = heads[0]
+    for head in heads:
+        head._check()
+        if not _alike(first, head):
+            raise ValueError("heads that are fitted together may differ in gamma, rho and random_state alone")
+    raw, target, region = first._prepared(X, y)
+    for head in heads[1:]:
+        head._prepared(X, y)
+    vectors = first._inputs(raw)
+    order = np.arange(len(vectors))
+    if first.shuffle_seed is not None:
+        order = np.random.default_rng(first.shuffle_seed).permutation(len(vectors))
+    members = [[Member(seed, head.gamma, head.rho) for seed in head._seeds()] for head in heads]
+    trained = train_stack(
+        vectors[order],
+        target[order],
+        region,
+        [member for each in members for member in each],
+        first._training(vectors.shape[1]),
+        device=_device(first.device),
+        checkpoint=checkpoint,
+    )
+    start = 0
+    for head, own in zip(heads, members, strict=True):
+        head._keep(trained, slice(start, start + len(own)), order)
+        start += len(own)
+
+
+def _alike(first: RegionalMLP, second: RegionalMLP) -> bool:
+    """Whether two heads can be trained on the same batches."""
+    a, b = (
+        {name: value for name, value in head.get_params().items() if name not in ("gamma", "rho", "random_state")}
+        for head in (first, second)
+    )
+    return all(np.array_equal(a[name], b[name]) if _is_array(a[name]) else a[name] == b[name] for name in a)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, (np.ndarray, list))
 
 
 def with_cosines(vectors: Floats, prompt_embeddings: npt.ArrayLike) -> Floats:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tasks.heads.losses import LossForm, RegionScale, scale_of_regions
+from tasks.heads.losses import scale_of_regions
+from tasks.heads.presets import LossForm, RegionScale
 
 
 class RegionalGradient:

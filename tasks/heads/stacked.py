@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,12 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from tasks.heads.losses import LossForm, RegionScale, loss_parts
+from tasks.heads.losses import loss_parts
+from tasks.heads.presets import LossForm, Precision, RegionScale
 from tasks.heads.regional_gradient import RegionalGradient
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from sklearn.base import ClassifierMixin
@@ -19,20 +18,17 @@ from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
 from storage.schemas import METRICS, PREDICTIONS, Part
 from storage.store import Recipe, Store
-from storage.vectors import Vectors, column_vectors, read_vectors
-from tasks.dedup.kept import kept_images
+from storage.vectors import Vectors, column_vectors
 from tasks.dedup.metric_rows import dedup_metrics
+from tasks.heads.data import JUDGED_PARTS, SplitData, read_splits
 from tasks.heads.logistic import logistic_regression
 from tasks.heads.settings import FitSettings
 from tasks.heads.zero_shot import ZeroShotHead
-from tasks.labels.label_set import LabelSet, load_label_set
 from tasks.metrics.accuracy import region_hits, share_interval, top_k_hits
 from tasks.metrics.mixed import mixed_scores
-from tasks.split.steps import duplicates_of, place_groups
+from tasks.split.steps import duplicates_of
 
-STEP_VERSION = 2
-# Parts whose labels no head has seen.
-JUDGED_PARTS = (Part.TEST.value, Part.ZERO_SHOT.value)
+STEP_VERSION = 3
 
 
 def fit_recipe(settings: FitSettings, inputs: dict[str, str], labels: str) -> Recipe:
@@ -41,22 +37,8 @@ def fit_recipe(settings: FitSettings, inputs: dict[str, str], labels: str) -> Re
 
 
 @dataclass(frozen=True)
-class _Data:
-    """Images that have a label and a part, with all that heads and metrics need of them, row by row."""
-
-    image_id: list[str]
-    source: npt.NDArray[np.str_]
-    place: npt.NDArray[np.int64]
-    part: npt.NDArray[np.str_]
-    label: npt.NDArray[np.int64]
-    vectors: Vectors
-    classes: LabelSet
-    split: str
-
-
-@dataclass(frozen=True)
 class _Scored:
-    """One head's scores, (n, n_classes) float32, for the rows of `_Data` that are judged."""
+    """One head's scores, (n, n_classes) float32, for the rows of `SplitData` that are judged."""
 
     head: str
     configuration: str
@@ -71,7 +53,7 @@ def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
     predictions: list[pa.Table] = []
     metrics: list[dict[str, Any]] = []
     n_judged: dict[str, int] = {}
-    for data in _read(store, recipe):
+    for data in read_splits(store, recipe):
         judged = np.flatnonzero(np.isin(data.part, JUDGED_PARTS))
         n_judged[data.split] = len(judged)
         for head in _heads(store, settings, recipe, data, judged):
@@ -94,48 +76,8 @@ def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
     return len(metrics)
 
 
-def _read(store: Store, recipe: Recipe) -> Iterator[_Data]:
-    """Join images, embeddings and each split by image_id; images that could not be embedded are left out.
-
-    Splits without a part to learn from and one to be judged on are passed over.
-    """
-    source = store.version("images", recipe.inputs["images"])
-    images = kept_images(
-        source,
-        duplicates_of(store, recipe),
-        ["image_id", "source", "label", "latitude", "longitude"],
-    )
-    embeddings = store.version("embeddings", recipe.inputs["embeddings"])
-    row_of_image = {identity: row for row, identity in enumerate(images["image_id"].to_pylist())}
-    row_of_vector = {
-        identity: row for row, identity in enumerate(embeddings.read(["image_id"])["image_id"].to_pylist())
-    }
-    splits = store.version("splits", recipe.inputs["splits"]).read()
-    splits = splits.filter(pc.is_in(splits["image_id"], pa.array(row_of_vector, pa.string())))
-    vectors = read_vectors(embeddings)
-    # Of all images, as the prompts are: a class whose images were all removed keeps its prompt.
-    classes = load_label_set(str(recipe.settings["labels"]), source.read(["label"])["label"].drop_null().to_pylist())
-    for name in pc.unique(splits["split"]).to_pylist():
-        rows = splits.filter(pc.equal(splits["split"], name))
-        parts = set(rows["part"].to_pylist())
-        if Part.TRAIN.value not in parts or not parts.intersection(JUDGED_PARTS):
-            continue
-        image_ids = rows["image_id"].to_pylist()
-        known = images.take([row_of_image[identity] for identity in image_ids])
-        yield _Data(
-            image_id=image_ids,
-            source=np.array(known["source"].to_pylist()),
-            place=np.unique(place_groups(known), return_inverse=True)[1],
-            part=np.array(rows["part"].to_pylist()),
-            label=np.array([classes.index[label] for label in known["label"].to_pylist()]),
-            vectors=vectors[[row_of_vector[identity] for identity in image_ids]],
-            classes=classes,
-            split=name,
-        )
-
-
 def _heads(
-    store: Store, settings: FitSettings, recipe: Recipe, data: _Data, judged: npt.NDArray[np.int64]
+    store: Store, settings: FitSettings, recipe: Recipe, data: SplitData, judged: npt.NDArray[np.int64]
 ) -> Iterator[_Scored]:
     """Fit the heads that the settings name, one after the other, and score the judged rows."""
     train = data.part == Part.TRAIN.value
@@ -157,14 +99,14 @@ def _heads(
         yield _Scored("logistic-regression", f"C={options.C:g}", settings.seed, _scores_of(model, data, judged))
 
 
-def _scores_of(model: ClassifierMixin, data: _Data, judged: npt.NDArray[np.int64]) -> Vectors:
+def _scores_of(model: ClassifierMixin, data: SplitData, judged: npt.NDArray[np.int64]) -> Vectors:
     """Probabilities over the whole label set; classes that the model has not seen get 0."""
     scores = np.zeros((len(judged), len(data.classes.names)), dtype=np.float32)
     scores[:, model.classes_] = model.predict_proba(data.vectors[judged])
     return scores
 
 
-def _prediction_rows(settings: FitSettings, data: _Data, judged: npt.NDArray[np.int64], head: _Scored) -> pa.Table:
+def _prediction_rows(settings: FitSettings, data: SplitData, judged: npt.NDArray[np.int64], head: _Scored) -> pa.Table:
     names = np.array(data.classes.names)
     n = len(judged)
     return pa.table(
@@ -186,7 +128,7 @@ def _prediction_rows(settings: FitSettings, data: _Data, judged: npt.NDArray[np.
 
 
 def _metric_rows(
-    settings: FitSettings, data: _Data, judged: npt.NDArray[np.int64], head: _Scored
+    settings: FitSettings, data: SplitData, judged: npt.NDArray[np.int64], head: _Scored
 ) -> Iterator[dict[str, Any]]:
     """All metrics of one head: for every part, on all collections and on each alone."""
     sources = ["all", *sorted(set(data.source[judged].tolist()))]
@@ -211,7 +153,7 @@ def _metric_rows(
 
 
 def _scores(
-    settings: FitSettings, data: _Data, rows: npt.NDArray[np.int64], scores: Vectors
+    settings: FitSettings, data: SplitData, rows: npt.NDArray[np.int64], scores: Vectors
 ) -> dict[str, tuple[float, float | None, float | None]]:
     """Value and 95 % interval of every metric on some rows."""
     truth, predicted = data.label[rows], scores.argmax(axis=1)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class MixedScores:
@@ -67,37 +69,92 @@ def mixed_scores(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, region: npt.Array
     >>> f"{scores.precision:.6f} {scores.recall:.6f} {scores.f1:.6f} {scores.f1_harmonic:.6f} {scores.missed}"
     '0.666667 0.866667 0.694444 0.753623 0'
     """
-    truth, predicted, regions = (np.asarray(each, dtype=np.int64) for each in (y_true, y_pred, region))
-    if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
-        raise ValueError(f"y_true and y_pred must be two equally long lists, got {truth.shape} and {predicted.shape}")
-    n_classes = len(regions)
-    highest, lowest = max(truth.max(), predicted.max()), min(truth.min(), predicted.min())
-    if lowest < 0 or highest >= n_classes:
-        raise ValueError(f"class indices reach from {lowest} to {highest}, but region covers 0 to {n_classes - 1}")
-
-    def count(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        return np.bincount(classes, minlength=n_classes).astype(np.float64)
-
-    hit = truth == predicted
-    near = ~hit & (regions[truth] == regions[predicted])
-    credit = count(truth[hit]) + count(truth[near]) / 2
-    false_positive = count(predicted[~hit])
-    false_negative = count(truth[~hit & ~near])
-    occurs = np.union1d(truth, predicted)
-    precision = _ratio(credit, credit + false_positive)[occurs]
-    recall = _ratio(credit, credit + false_negative)[occurs]
-    f1 = _ratio(2 * precision * recall, precision + recall)
-    mean_precision, mean_recall = float(precision.mean()), float(recall.mean())
+    each = class_scores(y_true, y_pred, region)
+    occurs = each.occurs
+    mean_precision, mean_recall = float(each.precision[occurs].mean()), float(each.recall[occurs].mean())
     total = mean_precision + mean_recall
     return MixedScores(
         precision=mean_precision,
         recall=mean_recall,
-        f1=float(f1.mean()),
+        f1=float(each.f1[occurs].mean()),
         f1_harmonic=2 * mean_precision * mean_recall / total if total else 0.0,
-        missed=len(np.setdiff1d(truth, predicted)),
+        missed=int(((each.n_true > 0) & (each.n_predicted == 0)).sum()),
     )
 
 
-def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True)
+class ClassScores:
+    """Counts and scores of every class, (n_classes,) each, or (R, n_classes) of R resamples; P, R and F1 are 0 where undefined."""
+
+    tp: Floats
+    atp: Floats
+    fp: Floats
+    fn: Floats
+
+    @property
+    def n_true(self) -> Floats:
+        """Images of the class."""
+        return self.tp + self.atp + self.fn
+
+    @property
+    def n_predicted(self) -> Floats:
+        """Images that were taken for it."""
+        return self.tp + self.fp
+
+    @property
+    def occurs(self) -> npt.NDArray[np.bool_]:
+        """Whether it is in the truth or in the predictions."""
+        return (self.n_true + self.n_predicted) > 0
+
+    @property
+    def precision(self) -> Floats:
+        credit = self.tp + self.atp / 2
+        return _ratio(credit, credit + self.fp)
+
+    @property
+    def recall(self) -> Floats:
+        credit = self.tp + self.atp / 2
+        return _ratio(credit, credit + self.fn)
+
+    @property
+    def f1(self) -> Floats:
+        precision, recall = self.precision, self.recall
+        return _ratio(2 * precision * recall, precision + recall)
+
+
+def class_scores(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, region: npt.ArrayLike) -> ClassScores:
+    """The counts behind `mixed_scores`, class by class; parameters and errors as there."""
+    truth, predicted, regions = _checked(y_true, y_pred, region)
+
+    def count(classes: npt.NDArray[np.int64]) -> Floats:
+        return np.bincount(classes, minlength=len(regions)).astype(np.float64)
+
+    hit, near = outcomes(truth, predicted, regions)
+    return ClassScores(
+        tp=count(truth[hit]), atp=count(truth[near]), fp=count(predicted[~hit]), fn=count(truth[~hit & ~near])
+    )
+
+
+def outcomes(
+    truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], region: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of each image, whether it is right, and whether it is wrong within the right region, (n,) each."""
+    hit = truth == predicted
+    return hit, ~hit & (region[truth] == region[predicted])
+
+
+def _checked(
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, region: npt.ArrayLike
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    truth, predicted, regions = (np.asarray(each, dtype=np.int64) for each in (y_true, y_pred, region))
+    if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
+        raise ValueError(f"y_true and y_pred must be two equally long lists, got {truth.shape} and {predicted.shape}")
+    highest, lowest = max(truth.max(), predicted.max()), min(truth.min(), predicted.min())
+    if lowest < 0 or highest >= len(regions):
+        raise ValueError(f"class indices reach from {lowest} to {highest}, but region covers 0 to {len(regions) - 1}")
+    return truth, predicted, regions
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
     """Quotient, 0 where the denominator is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

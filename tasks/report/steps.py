@@ -53,7 +53,7 @@ def report_summary(store: Store, recipe: Recipe) -> tuple[list[dict[str, Any]], 
 
 def main_results(store: Store, metrics: str | None = None) -> pl.DataFrame:
     """The results on the test part over all collections, of every split."""
-    table = pl.DataFrame(store.version("metrics", metrics).read())
+    table = pl.DataFrame(store.version("metrics", metrics, step="fit").read())
     results = result_table(table.filter((pl.col("part") == Part.TEST.value) & (pl.col("source") == "all")))
     return results.drop("source", "part")
 

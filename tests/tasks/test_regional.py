@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils.data import DataLoader, TensorDataset
 
 from tasks.heads.losses import PRESETS, regional_loss
-from tasks.heads.regional import RegionalMLP, with_cosines
+from tasks.heads.regional import RegionalMLP, fit_together, with_cosines
 from tasks.heads.stacked import Checkpoint, Member, Training, stack_scores, train_stack
 
 N_CLASSES = 12
@@ -99,6 +99,21 @@ def test_all_seeds_at_once_are_the_models_one_by_one() -> None:
         )
     np.testing.assert_allclose(together.predict_proba(new), each.mean(axis=0), atol=1e-7)
     assert (together.predict(new) == each.mean(axis=0).argmax(axis=1)).all()
+
+
+def test_heads_of_several_losses_share_their_batches() -> None:
+    (X, y), (new, _) = blobs(), blobs(60, seed=1)
+    heads = [
+        RegionalMLP(**preset, region=REGION, hidden=20, epochs=2, batch_size=32, random_state=(1, 2))  # type: ignore[arg-type]
+        for preset in PRESETS.values()
+    ]
+    fit_together(heads, X, y)
+    for head in heads:
+        alone = clone(head).fit(X, y)
+        np.testing.assert_allclose(head.predict_proba_each(new), alone.predict_proba_each(new), atol=1e-4)
+        assert (head.validation_ == alone.validation_).mean() > 0.99
+    with pytest.raises(ValueError, match="may differ in gamma, rho and random_state alone"):
+        fit_together([heads[0], clone(heads[1]).set_params(epochs=3)], X, y)
 
 
 def test_losses_fall_and_every_image_is_judged_before_it_is_seen() -> None:
