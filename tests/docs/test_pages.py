@@ -36,7 +36,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) ->
     root = tmp_path_factory.mktemp("docs")
     write_photos(root / "photos")
     (root / "configs").symlink_to(ROOT / "configs")
-    overrides = [f"store={root / 'store'}", "collect.sources.0.images_per_country=2", "fit.n_resamples=100"]
+    overrides = [f"store={root / 'store'}", "collect.sources.0.images_per_country=3", "fit.n_resamples=100"]
+    overrides.append("collect.sources.0.maps=[satellite]")
     assert pipeline(load_settings(ROOT / "configs/demo.yaml", overrides)) is not None
     return root
 
