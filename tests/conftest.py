@@ -13,6 +13,11 @@ os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="placeprint-prefect-")
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# OpenBLAS reads it once, too. Its threads spin while they wait for one another: with two workers on two cores, and processes
+# beside them, a fit of a head takes ten times as long. Torch and Faiss keep their threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# As the command line sets it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
