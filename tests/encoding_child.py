@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# No module here may compute with torch before the fork: a child would wait for threads that it does not have.
+# No module here may compute with torch before the fork: a child would wait for threads that it does not have. pyarrow imports
+# pandas with its first array, which each child would do again.
+import pandas  # noqa: F401
+
 import tasks.encode.compute  # noqa: F401
 from storage.store import Store
 from tasks.encode.recipes import embeddings_recipe
