@@ -53,7 +53,7 @@ def case_study(settings: Settings) -> StorePath:
     with recorded(store, "case-study", settings.model_dump(mode="json")) as run:
         metrics = _fitted(store, settings, plan, run)
         tests = _tested(store, settings, plan, metrics, run)
-        page = _published(store, settings, plan, tests, metrics, run)
+        page = _published(store, settings, tests, metrics, run)
         refresh_catalog(store)
         return page
 
@@ -107,7 +107,7 @@ def _tested(store: Store, settings: Settings, plan: Plan, metrics: Recipe, run: 
 
 
 def _published(
-    store: Store, settings: Settings, plan: Plan, tests: Recipe, metrics: Recipe, run: RunRecord
+    store: Store, settings: Settings, tests: Recipe, metrics: Recipe, run: RunRecord
 ) -> StorePath:
     recipe = report_recipe(settings.case_study, tests.fingerprint, metrics.fingerprint)
     page = study_page(store, recipe)
@@ -116,7 +116,7 @@ def _published(
         say("case-study: the report is there")
     else:
         with working("tables, figures, report"):
-            publish_study(store.root, settings.case_study, recipe, plan)
+            publish_study(store.root, settings.case_study, recipe)
         verdicts = verdict_table(store, tests.fingerprint)
         create_table_artifact(key="verdicts", table=verdicts.to_dicts(), description=settings.case_study.title)
         create_markdown_artifact(key="case-study", markdown=markdown_table(verdicts), description=f"the report: {page}")

@@ -235,7 +235,7 @@ TRAINING = pa.schema(
 TESTS = pa.schema(
     [
         _field("hypothesis", pa.string()),
-        _field("where", pa.string(), description="columns that both groups share, a JSON object"),
+        _field("scope", pa.string(), description="columns that both groups share, a JSON object"),
         _field("a", pa.string(), description="columns of the group that is claimed to be greater, a JSON object"),
         _field("b", pa.string(), description="columns of the other, a JSON object"),
         _field("test", pa.string()),

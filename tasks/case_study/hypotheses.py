@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,23 @@ def decide(
     return tested, decisions
 
 
+def pairwise_losses(losses: Sequence[str], metrics: Sequence[str]) -> tuple[Hypothesis, ...]:
+    """Every two losses on every training set, for each metric: the study's table 5. Nothing is claimed, so there is no verdict."""
+    pairs = tuple(Comparison(a={"configuration": a}, b={"configuration": b}) for a, b in combinations(losses, 2))
+    if not pairs:
+        return ()
+    return tuple(
+        Hypothesis(
+            id=f"table-5-{metric}",
+            claim="none: every two losses are compared",
+            where={"experiment": "regional", "part": "test", "source": "all", "metric": metric},
+            for_each={"split": "all"},
+            comparisons=pairs,
+        )
+        for metric in metrics
+    )
+
+
 def _comparisons(
     hypothesis: Hypothesis, metrics: pl.DataFrame, names: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, str]]]:
@@ -300,7 +318,7 @@ def rows_of_tests(tested: Sequence[Tested], hypotheses: Sequence[Hypothesis]) ->
         rows.append(
             {
                 "hypothesis": each.hypothesis,
-                "where": json.dumps(each.where, sort_keys=True, ensure_ascii=False),
+                "scope": json.dumps(each.where, sort_keys=True, ensure_ascii=False),
                 "a": json.dumps(each.a, sort_keys=True, ensure_ascii=False),
                 "b": json.dumps(each.b, sort_keys=True, ensure_ascii=False),
                 "test": of[each.hypothesis].test,

@@ -23,7 +23,12 @@ def fit_recipe(settings: StudySettings, inputs: dict[str, str], labels: str) -> 
 
 def tests_recipe(settings: StudySettings, plan: Plan, metrics: str) -> Recipe:
     """What makes tests and verdicts: the hypotheses, word by word, and the metrics."""
-    used = {"hypotheses": plan.sha256, "collections": settings.collections, "seed": settings.seed}
+    used = {
+        "hypotheses": plan.sha256,
+        "collections": settings.collections,
+        "seed": settings.seed,
+        "losses": list(settings.heads.losses),
+    }
     return Recipe("case-study-tests", TEST_VERSION, used, {"metrics": metrics})
 
 

@@ -55,6 +55,9 @@ class FigureSettings(Section):
     tsne_seeds: tuple[int, ...] = Field((0, 1), description="one run a seed")
     confusion_loss: str = Field("L50", description="the loss of which confusion matrices are drawn …")
     confusion_sets: tuple[str, ...] | None = Field(None, description="… for these training sets; null: for all")
+    confusion_collections: tuple[str, ...] | None = Field(
+        None, description="of which zero-shot confusion matrices are drawn; null: of all"
+    )
     regions: tuple[str, ...] = Field(
         ("Northern Europe", "Western Asia"), description="whose countries have confusion matrices of their own"
     )

@@ -23,7 +23,7 @@ from storage.s3_path import StorePath
 from storage.schemas import CLASS_METRICS, METRICS, PREDICTIONS, TESTS, TRAINING, VERDICTS, Part
 from storage.store import Recipe, Shard, Store
 from storage.vectors import Vectors, column_vectors
-from tasks.case_study.hypotheses import Plan, decide, rows_of_tests
+from tasks.case_study.hypotheses import Plan, decide, pairwise_losses, rows_of_tests
 from tasks.case_study.judge import Bootstraps, cells_of, class_rows, metric_rows
 from tasks.case_study.recipes import FIT_TABLES
 from tasks.case_study.settings import StudySettings
@@ -36,6 +36,7 @@ from tasks.labels.label_set import LabelSet
 from tasks.metrics.accuracy import top_k_hits
 
 ZERO_SHOT, REGIONAL = "zero-shot", "regional"
+TABLE_5_METRICS = ("mixed_precision", "mixed_recall", "mixed_f1")
 SCHEMAS = {"predictions": PREDICTIONS, "class_metrics": CLASS_METRICS, "training": TRAINING, "metrics": METRICS}
 # How often to look whether another run has finished a unit.
 _LOOK_AGAIN_S = 1.0
@@ -105,8 +106,13 @@ def judge_hypotheses(root: StorePath, settings: StudySettings, recipe: Recipe, p
     store = Store(root)
     metrics = pl.DataFrame(store.version("metrics", recipe.inputs["metrics"]).read())
     tested, decisions = decide(plan.hypotheses, metrics, names=settings.collections, seed=settings.seed)
+    compared = pairwise_losses(list(settings.heads.losses), TABLE_5_METRICS)
+    explored, _ = decide(compared, metrics, seed=settings.seed)
     notes = {"hypotheses": plan.text, "sha256": plan.sha256}
-    rows = {"tests": rows_of_tests(tested, plan.hypotheses), "verdicts": [asdict(each) for each in decisions]}
+    rows = {
+        "tests": rows_of_tests([*tested, *explored], [*plan.hypotheses, *compared]),
+        "verdicts": [asdict(each) for each in decisions],
+    }
     for table, schema in (("tests", TESTS), ("verdicts", VERDICTS)):
         content = pa.Table.from_pylist(rows[table], schema)
         store.commit(table, recipe, [store.write_shard(table, recipe.fingerprint, 0, content)], notes=notes)
