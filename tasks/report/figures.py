@@ -22,7 +22,7 @@ from tasks.collect.countries import country_shapes
 _SIMPLIFY_DEG = 0.1
 _LONGEST_TICK = 40  # a longer name would leave no room for the bars
 # Same data, same bytes: no clock and no random ids in the SVG.
-_STYLE: Any = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+STYLE: Any = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 
 
 def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -38,7 +38,7 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
         for label, n in labels.items():
             totals[label] = totals.get(label, 0) + n
     order = sorted(totals, key=lambda label: (-totals[label], label))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         axes = figure.add_subplot()
         axes.bar(
@@ -56,17 +56,17 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
         # All names where they fit, else one in a few.
         step = max(1, int(np.ceil(len(order) / 60)))
         shown = range(0, len(order), step)
-        axes.set_xticks(list(shown), [_tick(order[position]) for position in shown], rotation=90, fontsize=7)
+        axes.set_xticks(list(shown), [printable(order[position]) for position in shown], rotation=90, fontsize=7)
         axes.set_xlabel(
             f"{len(order)} labels, most images first" + (f"; one name in {step} is printed" if step > 1 else "")
         )
         axes.spines[["top", "right"]].set_visible(False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
-def _tick(label: str) -> str:
-    """A label as an axis can print it: short, on one line, in letters that XML allows, and its $ no formula."""
-    short = label if len(label) <= _LONGEST_TICK else label[: _LONGEST_TICK - 1] + "…"
+def printable(label: str, longest: int = _LONGEST_TICK) -> str:
+    """A label as a figure can print it: short, on one line, in letters that XML allows, and its $ no formula."""
+    short = label if len(label) <= longest else label[: longest - 1] + "…"
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in short).replace(
         "$", "\\$"
     )
@@ -87,7 +87,7 @@ def world_map_png(counts: Mapping[str, int], latitude: Sequence[float], longitud
     latitude, longitude
         Places in degrees, drawn as dots.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 5.2), layout="constrained")
         axes = figure.add_subplot()
         filled, empty, values = [], [], []
@@ -109,7 +109,7 @@ def world_map_png(counts: Mapping[str, int], latitude: Sequence[float], longitud
         axes.plot(longitude, latitude, ".", color="#d1495b", markersize=1.4, alpha=0.6, linestyle="none")
         axes.set(xlim=(-180, 180), ylim=(-80, 85), aspect="equal")
         axes.set_axis_off()
-        return _png(figure)
+        return png_bytes(figure)
 
 
 def _simplified(geometry: MultiPolygon) -> list[Polygon]:
@@ -130,7 +130,7 @@ def confusion_matrix(matrix: npt.NDArray[np.float64], names: Sequence[str]) -> s
     sums = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, sums, out=np.zeros_like(matrix), where=sums > 0)
     side = 2.8 + 0.32 * len(names)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
@@ -144,7 +144,7 @@ def confusion_matrix(matrix: npt.NDArray[np.float64], names: Sequence[str]) -> s
                 column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade
             )
         figure.colorbar(image, ax=axes, label="share of the row", shrink=0.5)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def threshold_curve(
@@ -168,7 +168,7 @@ def threshold_curve(
     low = min(float(np.quantile(cosine[chosen], 0.01)) for chosen in classes.values() if chosen.any())
     low = min([low, *(value for value, _, _ in thresholds.values() if -1 <= value <= 1)])
     low, high = max(-1.0, low - 0.02 * (1 - low)), 1.0 + 0.02 * (1 - low)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for (name, chosen), colour in zip(classes.items(), ("#8a8a8a", "#3b6ea5"), strict=True):
@@ -194,7 +194,7 @@ def threshold_curve(
         axes.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
         axes.spines["top"].set_visible(False)
         right.spines["top"].set_visible(False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def calibration(bins: Sequence[tuple[float, float, int]]) -> str:
@@ -205,7 +205,7 @@ def calibration(bins: Sequence[tuple[float, float, int]]) -> str:
     bins
         Mean probability, share of duplicates, and number of pairs, of each.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1, linestyle="--")
@@ -217,7 +217,7 @@ def calibration(bins: Sequence[tuple[float, float, int]]) -> str:
         axes.set_xlabel("fitted P(duplicate), held out")
         axes.set_ylabel("share of duplicates")
         axes.spines[["top", "right"]].set_visible(False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def share_per_class(sizes: Sequence[int], shares: Sequence[float], wanted: float) -> str:
@@ -232,7 +232,7 @@ def share_per_class(sizes: Sequence[int], shares: Sequence[float], wanted: float
     wanted
         That share for all of them.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(wanted, color="#d1495b", linewidth=1, label=f"wanted: {100 * wanted:.4g} %")
@@ -253,7 +253,7 @@ def share_per_class(sizes: Sequence[int], shares: Sequence[float], wanted: float
         axes.set_ylabel("share in the test part")
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def split_map(parts: Sequence[str], latitude: Sequence[float], longitude: Sequence[float]) -> str:
@@ -273,7 +273,7 @@ def split_map(parts: Sequence[str], latitude: Sequence[float], longitude: Sequen
         "buffer": "#8a8a8a",
         "zero_shot": "#5f4b8b",
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 5.2), layout="constrained")
         axes = figure.add_subplot()
         land = [
@@ -297,18 +297,20 @@ def split_map(parts: Sequence[str], latitude: Sequence[float], longitude: Sequen
         axes.set(xlim=(-180, 180), ylim=(-80, 85), aspect="equal")
         axes.set_axis_off()
         axes.legend(loc="lower left", frameon=False, markerscale=3)
-        return "data:image/png;base64," + base64.b64encode(_png(figure)).decode()
+        return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode()
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """The figure as an SVG element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure, dpi: int = 130) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
