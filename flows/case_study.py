@@ -6,7 +6,6 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from tasks.case_study.report import publish_study, study_page, verdict_table
 
 from flows.collect import collect
 from flows.dedup import dedup
@@ -20,6 +19,7 @@ from storage.s3_path import StorePath
 from storage.store import Recipe, Store
 from tasks.case_study.hypotheses import Plan, read_plan
 from tasks.case_study.recipes import FIT_TABLES, TEST_TABLES, fit_recipe, report_recipe, tests_recipe
+from tasks.case_study.report import publish_study, study_page, verdict_table
 from tasks.case_study.steps import (
     check_settings,
     commit_case_study,
@@ -106,9 +106,7 @@ def _tested(store: Store, settings: Settings, plan: Plan, metrics: Recipe, run: 
     return recipe
 
 
-def _published(
-    store: Store, settings: Settings, tests: Recipe, metrics: Recipe, run: RunRecord
-) -> StorePath:
+def _published(store: Store, settings: Settings, tests: Recipe, metrics: Recipe, run: RunRecord) -> StorePath:
     recipe = report_recipe(settings.case_study, tests.fingerprint, metrics.fingerprint)
     page = study_page(store, recipe)
     if page.is_file():

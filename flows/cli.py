@@ -252,6 +252,20 @@ def publish(
     output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
 
 
+@app.command("case-study")
+def case_study(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Run the case study: zero-shot experiment, heads under several losses, tests, verdicts, and a report of all.
+
+    Example: `placeprint case-study -c configs/case_study_demo.yaml`
+    """
+    settings = _settings(config, set_, store, verbose)
+    from flows.case_study import case_study as flow
+
+    output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+
+
 def _run_stage(name: str, settings: Settings) -> None:
     """Run the flow of that name in the module of that name, imported only now: Prefect's surroundings are ready."""
     getattr(import_module(f"flows.{name}"), name)(settings)

@@ -142,7 +142,9 @@ def _confusions(
                 {"experiment": "zero-shot", "configuration": settings.heads.template},
                 source=source,
             )
-            yield from _confusion_figures(settings, images.classes, counts, f"zero-shot-{source}", f"zero-shot, {source}")
+            yield from _confusion_figures(
+                settings, images.classes, counts, f"zero-shot-{source}", f"zero-shot, {source}"
+            )
     for unit in metrics.notes["units"][1:]:
         if wanted.confusion_sets is None or unit in wanted.confusion_sets:
             key = {"experiment": "regional", "split": unit, "configuration": wanted.confusion_loss}
