@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from storage.catalog import query
 from storage.store import Recipe, Store, TableVersion
@@ -84,7 +87,7 @@ def _metric_figures(settings: StudySettings, frame: pl.DataFrame) -> Iterator[St
         lambda: metric_boxes(_scores(folds.filter(f1), "source", "configuration"), "mixed F1"),
     )
     regional = frame.filter((pl.col("experiment") == "regional") & (pl.col("source") == "all"))
-    chosen = settings.figures.confusion_loss
+    chosen = settings.figures.loss
     names = {"mixed_precision": "mixed P", "mixed_recall": "mixed R", "mixed_f1": "mixed F1"}
     for part, where in (("test", "the trained test set"), ("zero_shot", "the zero-shot test set")):
         rows = regional.filter(pl.col("part") == part)
@@ -116,6 +119,8 @@ def _loss_figures(store: Store, settings: StudySettings, metrics: TableVersion) 
         "region, validation": "region_validation",
     }
     for (split, loss), rows in training.group_by(["split", "configuration"], maintain_order=True):
+        if settings.figures.sets is not None and split not in settings.figures.sets:
+            continue
         ordered = rows.sort("seed", "epoch", "segment")
         n_seeds = ordered["seed"].n_unique()
         yield StudyFigure(
@@ -134,7 +139,7 @@ def _confusions(
 ) -> Iterator[StudyFigure]:
     wanted = settings.figures
     for source in sorted(set(images.source.tolist())):
-        if wanted.confusion_collections is None or source in wanted.confusion_collections:
+        if wanted.collections is None or source in wanted.collections:
             counts = _counts(
                 store,
                 metrics,
@@ -146,10 +151,10 @@ def _confusions(
                 settings, images.classes, counts, f"zero-shot-{source}", f"zero-shot, {source}"
             )
     for unit in metrics.notes["units"][1:]:
-        if wanted.confusion_sets is None or unit in wanted.confusion_sets:
-            key = {"experiment": "regional", "split": unit, "configuration": wanted.confusion_loss}
+        if wanted.sets is None or unit in wanted.sets:
+            key = {"experiment": "regional", "split": unit, "configuration": wanted.loss}
             counts = _counts(store, metrics, images.classes, key, part="test")
-            title = f"heads on {unit}, {wanted.confusion_loss}, {len(settings.seeds)} models added up"
+            title = f"heads on {unit}, {wanted.loss}, {len(settings.seeds)} models added up"
             yield from _confusion_figures(settings, images.classes, counts, unit, title)
 
 
@@ -209,28 +214,57 @@ def _confusion_figures(
             )
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One t-SNE: of which collection, of what, and its map."""
+
+    source: str
+    kind: str
+    number: int
+    seed: int
+    labels: list[str]
+    points: npt.NDArray[np.float32]
+
+
 def _maps(settings: StudySettings, images: LabelledImages, prompts: Vectors) -> Iterator[StudyFigure]:
-    wanted = settings.figures
-    if not wanted.tsne_points:
+    if not settings.figures.tsne_points:
         return
-    classes = images.classes
-    for source in sorted(set(images.source.tolist())):
+    for run in _tsne_runs(settings, images, prompts):
+        what = f"{len(run.points):,} {run.kind.replace('-', ' ')} of {run.source}"
+        caption = f"t-SNE of {what}, run {run.number} (seed {run.seed})"
+        for colours, groups in _colourings(settings, images.classes, run.labels, all_of_them=run.number == 1):
+            yield StudyFigure(
+                f"tsne-{run.source}-{run.kind}-{run.number}-{colours}",
+                "maps",
+                f"{caption}, coloured by {colours.replace('-', ' ')}.",
+                lambda run=run, groups=groups, colours=colours, caption=caption: embedding_map(  # type: ignore[misc]
+                    run.points, groups, title=caption, legend_title=colours.replace("-", " ")
+                ),
+            )
+
+
+def _tsne_runs(settings: StudySettings, images: LabelledImages, prompts: Vectors) -> Iterator[_Run]:
+    """Every collection, with and without cosines, once a seed; as many at once as there are cores, each in one thread."""
+    wanted, names = settings.figures, images.classes.names
+
+    def run(job: tuple[str, str, int, int]) -> _Run:
+        source, kind, number, seed = job
         rows = np.flatnonzero(images.source == source)
         vectors = images.vectors[rows]
-        for kind, given in (("embeddings", vectors), ("embeddings-and-cosines", with_cosines(vectors, prompts))):
-            for run, seed in enumerate(wanted.tsne_seeds, start=1):
-                found = tsne_points(given, max_points=wanted.tsne_points, seed=seed, max_iter=wanted.tsne_iterations)
-                labels = [classes.names[each] for each in images.label[rows[found.rows]].tolist()]
-                caption = f"t-SNE of {len(found.rows):,} {kind.replace('-', ' ')} of {source}, run {run} (seed {seed})"
-                for colours, groups in _colourings(settings, classes, labels, all_of_them=run == 1):
-                    yield StudyFigure(
-                        f"tsne-{source}-{kind}-{run}-{colours}",
-                        "maps",
-                        f"{caption}, coloured by {colours.replace('-', ' ')}.",
-                        lambda points=found.points, groups=groups, colours=colours, caption=caption: embedding_map(  # type: ignore[misc]
-                            points, groups, title=caption, legend_title=colours.replace("-", " ")
-                        ),
-                    )
+        given = vectors if kind == "embeddings" else with_cosines(vectors, prompts)
+        found = tsne_points(given, max_points=wanted.tsne_points, seed=seed, max_iter=wanted.tsne_iterations)
+        labels = [names[each] for each in images.label[rows[found.rows]].tolist()]
+        return _Run(source, kind, number, seed, labels, found.points)
+
+    jobs = [
+        (source, kind, number, seed)
+        for source in sorted(set(images.source.tolist()))
+        for kind in ("embeddings", "embeddings-and-cosines")
+        for number, seed in enumerate(wanted.tsne_seeds, start=1)
+    ]
+    # The limit of the first run to end would be lifted for the others too: so it is set around them all.
+    with threadpool_limits(limits=1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        yield from pool.map(run, jobs)
 
 
 def _colourings(

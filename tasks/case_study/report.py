@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
@@ -18,6 +19,8 @@ from tasks.case_study.figures import StudyFigure, study_figures
 from tasks.case_study.settings import SEEDS, StudySettings
 from tasks.case_study.steps import recorded_plan
 from tasks.case_study.tables import StudyTable, Versions, study_tables
+from tasks.collect.countries import country_shapes
+from tasks.report.figures import images_per_label, world_map
 
 
 def study_page(store: Store, recipe: Recipe) -> StorePath:
@@ -67,6 +70,7 @@ def _page(
         style=files("tasks.report").joinpath("templates/style.css").read_text(encoding="utf-8"),
         encoder=str(store.version("embeddings", made_from["inputs"]["embeddings"]).notes["encoder"]),
         tables=tables,
+        **_collections(store, made_from["inputs"]["images"]),
         figures={section: [each for each in figures if each.section == section] for section in _SECTIONS},
         differences=list(differences(settings, splits.manifest["recipe"]["settings"])),
         plan=plan,
@@ -83,7 +87,24 @@ def _page(
     )
 
 
-_SECTIONS = ("data", "zero-shot", "heads", "confusions", "maps")
+def _collections(store: Store, images: str) -> dict[str, str]:
+    """Images of each label, and on a map where labels are countries."""
+    rows = pl.DataFrame(store.version("images", images).read(["source", "label", "latitude", "longitude"]))
+    labelled = rows.drop_nulls("label")
+    by_source = {
+        str(source): Counter(of_source["label"].to_list())
+        for (source,), of_source in labelled.group_by("source", maintain_order=True)
+    }
+    counts = Counter(labelled["label"].to_list())
+    located = rows.drop_nulls(["latitude", "longitude"])
+    on_map = any(country.label in counts for country in country_shapes())
+    return {
+        "per_label": images_per_label(by_source),
+        "map": world_map(counts, located["latitude"].to_list(), located["longitude"].to_list()) if on_map else "",
+    }
+
+
+_SECTIONS = ("zero-shot", "heads", "confusions", "maps")
 
 
 def differences(settings: StudySettings, split: dict[str, Any]) -> Iterator[str]:

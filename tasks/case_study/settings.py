@@ -53,10 +53,12 @@ class FigureSettings(Section):
     tsne_points: int = Field(50_000, ge=0, description="most points of a t-SNE; 0 for none")
     tsne_iterations: int = Field(1000, ge=250)
     tsne_seeds: tuple[int, ...] = Field((0, 1), description="one run a seed")
-    confusion_loss: str = Field("L50", description="the loss of which confusion matrices are drawn …")
-    confusion_sets: tuple[str, ...] | None = Field(None, description="… for these training sets; null: for all")
-    confusion_collections: tuple[str, ...] | None = Field(
-        None, description="of which zero-shot confusion matrices are drawn; null: of all"
+    loss: str = Field("L50", description="under which training sets are compared, and confusion matrices drawn")
+    sets: tuple[str, ...] | None = Field(
+        None, description="training sets of which confusion matrices and loss curves are drawn; null: all"
+    )
+    collections: tuple[str, ...] | None = Field(
+        None, description="of which zero-shot confusion matrices are drawn; null: all"
     )
     regions: tuple[str, ...] = Field(
         ("Northern Europe", "Western Asia"), description="whose countries have confusion matrices of their own"
