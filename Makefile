@@ -44,6 +44,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/split.py
+	$(BIN)/python benchmarks/heads.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_settings_page.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -34,7 +34,7 @@ def _tables(model: type[BaseModel], prefix: str, title: str) -> list[str]:
         if not sections:
             rows.append(f"| `{prefix}{name}` | `{_default(field)}` | {field.description or ''} |")
         for section in sections:
-            position = "0." if "tuple" in str(field.annotation) else ""
+            position = {tuple: "0.", dict: "NAME."}.get(get_origin(field.annotation), "")
             summary = (section.__doc__ or "").strip().splitlines()[0]
             nested += _tables(section, f"{prefix}{name}.{position}", f"{name}: {summary}")
     table = (

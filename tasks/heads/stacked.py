@@ -29,6 +29,9 @@ from tasks.heads.regional_gradient import RegionalGradient
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+# Products of matrices whose widths are multiples of this are a quarter faster than of 723 (MKL, AVX2).
+_WIDTH = 16
+
 
 @dataclass(frozen=True)
 class Member:
@@ -114,12 +117,12 @@ def train_stack(
     stack = _Stack(vectors, target, region, members, training, device)
     first = 0
     if checkpoint is not None:
-        key = _key(vectors, target, region, members, training)
-        first = checkpoint.restore(key, stack.state())
+        origin = _origin(vectors, target, region, members, training)
+        first = checkpoint.restore(origin, stack.state())
     for epoch in range(first, training.epochs):
         stack.train_epoch(epoch)
         if checkpoint is not None:
-            checkpoint.keep(key, epoch + 1, stack.state())
+            checkpoint.keep(origin, epoch + 1, stack.state())
     return stack.trained()
 
 
@@ -144,13 +147,13 @@ class Checkpoint:
         self._read = read
         self._write = write
 
-    def keep(self, key: str, epochs: int, state: Mapping[str, Tensor]) -> None:
-        """Write the state after so many epochs."""
+    def keep(self, origin: Mapping[str, Any], epochs: int, state: Mapping[str, Tensor]) -> None:
+        """Write the state after so many epochs, and all that it follows from."""
         tensors = {name: each.detach().cpu().contiguous() for name, each in state.items()}
-        self._write(bytes_of(tensors, metadata={"placeprint": json.dumps({"key": key, "epochs": epochs})}))
+        self._write(bytes_of(tensors, metadata={"placeprint": json.dumps({**origin, "epochs": epochs})}))
 
-    def restore(self, key: str, state: Mapping[str, Tensor]) -> int:
-        """Take up the state that is there; returns the epochs that it has behind it, 0 where there is none for this key."""
+    def restore(self, origin: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
+        """Take up the state that is there; returns the epochs that it has behind it, 0 where there is none of this origin."""
         content = self._read()
         if content is None:
             return 0
@@ -158,11 +161,12 @@ class Checkpoint:
             found, note = tensors_and_metadata(content)
         except ValueError:
             return 0  # the training starts again
-        if note["key"] != key or found.keys() != state.keys():
+        epochs = note.pop("epochs", 0)
+        if note != origin or found.keys() != state.keys():
             return 0
         for name, each in state.items():
             each.copy_(found[name])
-        return int(note["epochs"])
+        return int(epochs)
 
 
 def tensors_and_metadata(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -181,15 +185,16 @@ def tensors_and_metadata(content: bytes) -> tuple[dict[str, Tensor], dict[str, A
         raise ValueError(f"not written by placeprint, or damaged: {error}") from error
 
 
-def _key(vectors: Floats, target: Ints, region: Ints, members: Sequence[Member], training: Training) -> str:
-    """A hash of everything that a training follows from."""
+def _origin(
+    vectors: Floats, target: Ints, region: Ints, members: Sequence[Member], training: Training
+) -> dict[str, Any]:
+    """Everything that a training follows from: a hash of its images, its members and its settings."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (vectors, target, region):
         digest.update(str((array.shape, array.dtype)).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    settings = {"members": [asdict(each) for each in members], "training": asdict(training)}
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()
+    settings = {**asdict(training), "hidden": list(training.hidden)}
+    return {"images": digest.hexdigest(), "members": [asdict(each) for each in members], "training": settings}
 
 
 class _Stack:
@@ -206,12 +211,12 @@ class _Stack:
     ) -> None:
         self._training, self._members = training, members
         self._device = torch.device(device)
-        self._vectors = torch.from_numpy(np.ascontiguousarray(vectors)).to(self._device)
+        self._sizes = [vectors.shape[1], *training.hidden, len(region)]
+        self._vectors = _widened(vectors).to(self._device)
         self._target = torch.from_numpy(np.ascontiguousarray(target)).to(self._device)
         self._region = torch.from_numpy(np.ascontiguousarray(region)).to(self._device)
         self._gradient = RegionalGradient(self._region, training.loss_form, training.region_scale)
-        sizes = [vectors.shape[1], *training.hidden, len(region)]
-        self._weights, self._biases = _first_parameters(sizes, [each.seed for each in members], self._device)
+        self._weights, self._biases = _first_parameters(self._sizes, [each.seed for each in members], self._device)
         for each in (*self._weights, *self._biases):
             each.grad = torch.zeros_like(each)
         on_gpu = self._device.type == "cuda"
@@ -291,9 +296,13 @@ class _Stack:
 
     def trained(self) -> Trained:
         losses = [np.asarray(each.numpy()) for each in self._losses]
+        layers = list(pairwise(self._sizes))
         return Trained(
-            [each.detach() for each in self._weights],
-            [each.detach() for each in self._biases],
+            [
+                each[:, :outputs, :inputs].contiguous()
+                for each, (inputs, outputs) in zip(self._weights, layers, strict=True)
+            ],
+            [each[:, :outputs].contiguous() for each, (_, outputs) in zip(self._biases, layers, strict=True)],
             Losses(*losses),
             np.asarray(self._validation.numpy()),
         )
@@ -302,16 +311,35 @@ class _Stack:
 def _first_parameters(
     sizes: Sequence[int], seeds: Sequence[int], device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights (M, outputs, inputs) and biases (M, outputs), drawn as ``torch.nn.Linear`` draws them after ``manual_seed``."""
-    weights = [torch.empty(len(seeds), outputs, inputs) for inputs, outputs in pairwise(sizes)]
-    biases = [torch.empty(len(seeds), outputs) for outputs in sizes[1:]]
+    """Weights (M, outputs, inputs) and biases (M, outputs), drawn as ``torch.nn.Linear`` draws them after ``manual_seed``.
+
+    Inputs and hidden layers are widened with zeros, which stay zeros: a unit that is 0 has no slope through ReLU.
+    """
+    n_layers = len(sizes) - 1
+    wide = [*map(_wide, sizes[:-1]), sizes[-1]]
+    weights = [torch.zeros(len(seeds), outputs, inputs) for inputs, outputs in pairwise(wide)]
+    biases = [torch.zeros(len(seeds), outputs) for outputs in wide[1:]]
     for model, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
-        for weight, bias in zip(weights, biases, strict=True):
-            bound = 1 / math.sqrt(weight.shape[2])
-            weight[model].uniform_(-bound, bound, generator=generator)
-            bias[model].uniform_(-bound, bound, generator=generator)
+        for layer in range(n_layers):
+            inputs, outputs = sizes[layer : layer + 2]
+            bound = 1 / math.sqrt(inputs)
+            drawn = torch.empty(outputs, inputs).uniform_(-bound, bound, generator=generator)
+            weights[layer][model, :outputs, :inputs] = drawn
+            biases[layer][model, :outputs] = torch.empty(outputs).uniform_(-bound, bound, generator=generator)
     return [each.to(device) for each in weights], [each.to(device) for each in biases]
+
+
+def _wide(n: int) -> int:
+    """The next width at which products are fast."""
+    return -(-n // _WIDTH) * _WIDTH
+
+
+def _widened(vectors: Floats) -> Tensor:
+    """With columns of zeros: what they are multiplied by is 0 at first, and has no slope."""
+    wide = torch.zeros(len(vectors), _wide(vectors.shape[1]))
+    wide[:, : vectors.shape[1]] = torch.from_numpy(np.ascontiguousarray(vectors))
+    return wide
 
 
 def _forward(weights: Sequence[Tensor], biases: Sequence[Tensor], vectors: Tensor) -> list[Tensor]:
