@@ -285,7 +285,8 @@ def sql(
     store: StoreOption = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")] = False,
 ) -> None:
-    """Ask DuckDB a question. Views: images, rejects, embeddings, prompts, pairs, duplicates, splits, predictions, metrics.
+    """Ask DuckDB a question. Views: images, rejects, embeddings, prompts, pairs, duplicates, splits, predictions, metrics;
+    of the case study class_metrics, training, tests, verdicts.
 
     An older version of a table is `images_at('<fingerprint>')`; `placeprint store list` names them.
 

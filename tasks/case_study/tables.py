@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,8 +31,6 @@ class StudyTable:
 
     def files(self) -> dict[str, bytes]:
         """The table as Parquet and CSV (numbers), Markdown and LaTeX (text), by file name."""
-        import io
-
         parquet = io.BytesIO()
         self.numbers.write_parquet(parquet)
         return {

@@ -17,6 +17,7 @@ import pytest
 from command_line import start
 from conftest import picture
 from PIL import Image
+from playwright.sync_api import Browser
 from sklearn.metrics import accuracy_score
 
 from flows.settings import Settings, load_settings
@@ -204,6 +205,23 @@ def test_the_page_names_figures_that_are_there(made: tuple[Settings, StorePath])
     assert len(set(named)) > 60
     assert not [name for name in set(named) if not (page.parent / name).is_file()]
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
+
+
+@pytest.mark.browser
+def test_the_page_opens_without_a_word_in_the_console(made: tuple[Settings, StorePath], browser: Browser) -> None:
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("requestfailed", lambda request: said.append(request.url))
+    tab.goto(Path(str(made[1])).as_uri())
+    tab.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+    tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    tab.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert tab.locator("table").count() >= 11
+    assert tab.locator("#verdicts ~ .scroll tbody tr").first.inner_text().startswith("H1")
+    # Nothing is wider than the window: wide tables scroll by themselves.
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert said == []
 
 
 def test_a_second_run_finds_everything(made: tuple[Settings, StorePath]) -> None:

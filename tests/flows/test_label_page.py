@@ -20,7 +20,7 @@ import pytest
 from command_line import start
 from conftest import write_photos
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from flows import cli
 from flows.settings import load_settings
@@ -31,15 +31,9 @@ from storage.store import Recipe, Store
 from storage.vectors import vector_column
 from tasks.dedup.labelling import AnotherPairError, Labelling, LabelSettings
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 HOSTILE = "<script>alert(1)<script>"
 N_PHOTOS, N_COPIES = 18, 8
-
-needs_browser = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +56,6 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> P
 @pytest.fixture
 def fresh(encoded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(encoded, tmp_path / "store"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
 
 
 class Server:
@@ -141,7 +126,7 @@ def kept(store: Path) -> list[str]:
 
 
 class TestPage:
-    pytestmark = needs_browser
+    pytestmark = pytest.mark.browser
 
     def test_keys_answer_skip_and_take_back(self, fresh: Path, serve: Callable[..., Server], browser: Browser) -> None:
         server = serve(fresh)
