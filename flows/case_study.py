@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.collect import collect
 from flows.dedup import dedup
 from flows.encode import encode
-from flows.progress import say, working
+from flows.progress import counting, say, working
 from flows.settings import Settings
 from flows.split import split
 from storage.catalog import refresh_catalog
@@ -85,8 +85,8 @@ def _fitted(store: Store, settings: Settings, plan: Plan, run: RunRecord) -> Rec
     with working("zero-shot experiment"):
         zero_shot_experiment(store.root, settings.case_study, recipe)
     for index, name in enumerate(TRAINING_SETS, start=1):
-        with working(f"heads on {name}"):
-            fitted = fit_regional_heads(store.root, settings.case_study, recipe, index, name)
+        with counting(f"heads on {name}", settings.case_study.heads.epochs) as on_epoch:
+            fitted = fit_regional_heads(store.root, settings.case_study, recipe, index, name, on_epoch)
         say("case-study: %s: %d models %s", name, n_models, "are fitted" if fitted else "are there")
     n_metrics = commit_case_study(store.root, recipe, ["zero-shot", *TRAINING_SETS])
     say("case-study: %d metrics", n_metrics)

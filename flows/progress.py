@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -69,6 +69,24 @@ def working(title: str) -> Iterator[None]:
         row = bar.add_task(title, total=None)
         yield
         bar.update(row, total=1, completed=1)
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar at the terminal, an artifact and a log line in Prefect for one long step; the block says how much of it is done."""
+    logger = get_run_logger()
+    artifact = cast(
+        uuid.UUID, create_progress_artifact(0.0, key=f"{title.replace(' ', '-')}-progress", description=title)
+    )
+    with _bar() as bar:
+        row = bar.add_task(title, total=total)
+
+        def advance(done: int) -> None:
+            bar.update(row, completed=done)
+            logger.info("%s: %d of %d", title, done, total)
+            update_progress_artifact(artifact, 100.0 * done / total)
+
+        yield advance
 
 
 def say(text: str, *args: Any) -> None:

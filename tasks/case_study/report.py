@@ -21,6 +21,7 @@ from tasks.case_study.steps import recorded_plan
 from tasks.case_study.tables import StudyTable, Versions, study_tables
 from tasks.collect.countries import country_shapes
 from tasks.report.figures import images_per_label, world_map
+from tasks.split.settings import CaseStudySettings as CaseStudySplit
 
 
 def study_page(store: Store, recipe: Recipe) -> StorePath:
@@ -141,11 +142,16 @@ def differences(settings: StudySettings, split: dict[str, Any]) -> Iterator[str]
 
 
 def _caps(kind: dict[str, Any]) -> Iterator[str]:
-    for name, study, what in (
-        ("weak_cap", 2000, "weakly balanced"),
-        ("strong_cap", 200, "strongly balanced"),
-        ("test_share", 0.15, "test share"),
-    ):
-        if kind[name] != study:
-            words = "images a class at most" if name != "test_share" else "of each collection"
-            yield f"The {what} sets have {kind[name]} {words}; the study's {study}."
+    study = CaseStudySplit()
+    if kind["weak_cap"] != study.weak_cap:
+        yield f"The weakly balanced sets have at most {kind['weak_cap']} images a class; the study's {study.weak_cap}."
+    if kind["strong_cap"] != study.strong_cap:
+        yield f"The strongly balanced sets have at most {kind['strong_cap']} images a class; the study's {study.strong_cap}."
+    if kind["test_share"] != study.test_share:
+        yield f"The trained test set is {kind['test_share']:g} of each collection; the study's {study.test_share:g}."
+    fewest = (kind["default_min_per_class"], kind["min_per_class"])
+    if fewest != (study.default_min_per_class, study.min_per_class):
+        yield (
+            f"Classes of fewer than {fewest[0]} images in a collection are not trained on; in the study of fewer than "
+            f"{study.default_min_per_class}, and of fewer than 2 in its aerial collection."
+        )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.atomic import remove_folder, write_bytes
@@ -52,10 +52,20 @@ def zero_shot_experiment(root: StorePath, settings: StudySettings, recipe: Recip
 
 
 @task(name="fit-regional-heads", task_run_name="heads on {training_set}", cache_policy=NO_CACHE)
-def fit_regional_heads(root: StorePath, settings: StudySettings, recipe: Recipe, index: int, training_set: str) -> bool:
-    """See that the shard of a training set is there: heads of all losses and seeds, fitted at once and judged."""
+def fit_regional_heads(
+    root: StorePath,
+    settings: StudySettings,
+    recipe: Recipe,
+    index: int,
+    training_set: str,
+    on_epoch: Callable[[int], None],
+) -> bool:
+    """See that the shard of a training set is there: heads of all losses and seeds, fitted at once and judged.
+
+    `on_epoch` hears how many epochs are done, after each.
+    """
     store = Store(root)
-    return _see_to(store, recipe, index, lambda: _regional_rows(store, settings, recipe, training_set))
+    return _see_to(store, recipe, index, lambda: _regional_rows(store, settings, recipe, training_set, on_epoch))
 
 
 def _see_to(store: Store, recipe: Recipe, index: int, make: Callable[[], Rows]) -> bool:
@@ -237,11 +247,14 @@ class _Judged:
     bootstraps: Bootstraps
 
 
-def _regional_rows(store: Store, settings: StudySettings, recipe: Recipe, training_set: str) -> Rows:
+def _regional_rows(
+    store: Store, settings: StudySettings, recipe: Recipe, training_set: str, on_epoch: Callable[[int], None]
+) -> Rows:
     data = _data_of(store, recipe, training_set)
     train = np.flatnonzero(data.part == Part.TRAIN.value)
     heads = _heads(store, settings, recipe, data, training_set)
-    _fit(store, settings, recipe, training_set, list(heads.values()), data.vectors[train], data.label[train])
+    path = _heads_folder(store, recipe) / "checkpoints" / f"{training_set}.safetensors"
+    _fit(list(heads.values()), data.vectors[train], data.label[train], path, on_epoch)
     predictions: list[pa.Table] = []
     metrics: list[dict[str, Any]] = []
     by_class: list[dict[str, Any]] = []
@@ -316,28 +329,23 @@ def _heads(
 
 
 def _fit(
-    store: Store,
-    settings: StudySettings,
-    recipe: Recipe,
-    training_set: str,
     heads: list[RegionalMLP],
     vectors: Vectors,
     labels: npt.NDArray[np.int64],
+    path: StorePath,
+    on_epoch: Callable[[int], None],
 ) -> None:
-    path = _heads_folder(store, recipe) / "checkpoints" / f"{training_set}.safetensors"
-    logger = get_run_logger()
+    """Fit the heads together, from the checkpoint at `path` where there is one."""
 
-    def read() -> bytes | None:
-        return path.read_bytes() if path.is_file() else None
-
-    def write(content: bytes) -> None:
+    def write(content: bytes, epochs: int) -> None:
         write_bytes(path, content)
-        logger.info("case-study: %s: an epoch of %d is done", training_set, settings.heads.epochs)
+        on_epoch(epochs)
 
+    checkpoint = Checkpoint(lambda: path.read_bytes() if path.is_file() else None, write)
     try:
-        fit_together(heads, vectors, labels, checkpoint=Checkpoint(read, write))
+        fit_together(heads, vectors, labels, checkpoint=checkpoint)
     except ValueError as error:
-        raise PlaceprintError(f"case-study: {training_set}: {error}") from error
+        raise PlaceprintError(f"case-study: {path.stem}: {error}") from error
 
 
 def _judged_parts(settings: StudySettings, data: SplitData) -> Iterator[_Judged]:

@@ -141,16 +141,23 @@ class Checkpoint:
     """The state of a training as one safetensors file, read and written as bytes through the two functions given.
 
     A state is taken up only where everything that it follows from is the same: settings, members, images.
+
+    Parameters
+    ----------
+    read
+        Gives the file; None where there is none.
+    write
+        Takes the file, and how many epochs it has behind it.
     """
 
-    def __init__(self, read: Callable[[], bytes | None], write: Callable[[bytes], None]) -> None:
+    def __init__(self, read: Callable[[], bytes | None], write: Callable[[bytes, int], None]) -> None:
         self._read = read
         self._write = write
 
     def keep(self, origin: Mapping[str, Any], epochs: int, state: Mapping[str, Tensor]) -> None:
         """Write the state after so many epochs, and all that it follows from."""
         tensors = {name: each.detach().cpu().contiguous() for name, each in state.items()}
-        self._write(bytes_of(tensors, metadata={"placeprint": json.dumps({**origin, "epochs": epochs})}))
+        self._write(bytes_of(tensors, metadata={"placeprint": json.dumps({**origin, "epochs": epochs})}), epochs)
 
     def restore(self, origin: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
         """Take up the state that is there; returns the epochs that it has behind it, 0 where there is none of this origin."""

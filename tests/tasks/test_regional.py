@@ -136,8 +136,9 @@ def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_bits(at: int)
     X, y = blobs()
     kept: list[bytes] = []
 
-    def write(content: bytes) -> None:
+    def write(content: bytes, epochs: int) -> None:
         kept.append(content)
+        assert epochs == len(kept)
         if len(kept) == at:
             raise KilledError
 
@@ -145,9 +146,9 @@ def test_a_killed_training_goes_on_from_its_last_epoch_to_the_same_bits(at: int)
     whole = clone(head).fit(X, y)
     with pytest.raises(KilledError):
         clone(head).fit(X, y, checkpoint=Checkpoint(lambda: None, write))
-    epochs: list[bytes] = []
-    resumed = clone(head).fit(X, y, checkpoint=Checkpoint(lambda: kept[-1], epochs.append))
-    assert len(epochs) == 4 - at
+    epochs: list[int] = []
+    resumed = clone(head).fit(X, y, checkpoint=Checkpoint(lambda: kept[-1], lambda _, done: epochs.append(done)))
+    assert epochs == list(range(at + 1, 5))
     np.testing.assert_array_equal(resumed.predict_proba_each(X), whole.predict_proba_each(X))
     np.testing.assert_array_equal(resumed.losses_.class_training, whole.losses_.class_training)
     np.testing.assert_array_equal(resumed.validation_, whole.validation_)
@@ -158,11 +159,11 @@ def test_a_checkpoint_that_does_not_fit_is_not_taken_up(content: bytes) -> None:
     X, y = blobs()
     head = RegionalMLP(region=REGION, hidden=8, epochs=2, batch_size=64)
     kept: list[bytes] = []
-    head.fit(X, y, checkpoint=Checkpoint(lambda: content, kept.append))
+    head.fit(X, y, checkpoint=Checkpoint(lambda: content, lambda given, _: kept.append(given)))
     assert len(kept) == 2
     again: list[bytes] = []
     # Other images: the state of these would be wrong.
-    head.fit(X + 1, y, checkpoint=Checkpoint(lambda: kept[-1], again.append))
+    head.fit(X + 1, y, checkpoint=Checkpoint(lambda: kept[-1], lambda given, _: again.append(given)))
     assert len(again) == 2
 
 
