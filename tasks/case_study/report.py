@@ -43,7 +43,9 @@ def publish_study(root: StorePath, settings: StudySettings, recipe: Recipe) -> N
     metrics = store.version("metrics", recipe.inputs["metrics"])
     inputs = metrics.manifest["recipe"]["inputs"]
     versions = Versions(metrics.fingerprint, recipe.inputs["tests"], inputs["splits"], inputs["images"])
-    tables = study_tables(store, versions, collections=settings.collections, published=settings.published)
+    tables = study_tables(
+        store, versions, collections=settings.collections, loss=settings.figures.loss, published=settings.published
+    )
     for table in tables.values():
         for name, content in table.files().items():
             write_bytes(folder / "tables" / name, content)

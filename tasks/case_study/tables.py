@@ -52,7 +52,7 @@ class Versions:
 
 
 def study_tables(
-    store: Store, versions: Versions, *, collections: Mapping[str, str], published: bool
+    store: Store, versions: Versions, *, collections: Mapping[str, str], loss: str, published: bool
 ) -> dict[str, StudyTable]:
     """All tables of the report, by name.
 
@@ -60,6 +60,8 @@ def study_tables(
     ----------
     collections
         Study's name of a collection -> the one here that plays its part.
+    loss
+        Under which single classes are shown.
     published
         Print the study's numbers in brackets beside ours.
     """
@@ -79,6 +81,7 @@ def study_tables(
             )
         ),
         _regions(store, versions),
+        _classes(store, versions, loss),
         _hypotheses(store, versions),
         _verdicts(store, versions),
     ]
@@ -340,6 +343,26 @@ where experiment = 'regional' and level = 'region' and part = 'test' and source 
     )
     note = "Share of each region's test images whose predicted class lies in it, in percent, mean over the models."
     return StudyTable("regions", "Accuracy by region", note, sql, numbers, shown)
+
+
+def _classes(store: Store, versions: Versions, loss: str) -> StudyTable:
+    sql = f"""select name as class, split, configuration as loss, avg(n_true) as images, avg(n_predicted) as predicted,
+  avg(precision) as P, avg(recall) as R, avg(f1) as F1
+from class_metrics_at('{versions.metrics}')
+where experiment = 'regional' and level = 'label' and part = 'test' and source = 'all' group by all order by all"""
+    numbers = _asked(store, sql)
+    under = numbers.filter(pl.col("loss") == loss)
+    shown = (
+        under.with_columns(
+            pl.col("F1").round(3).cast(pl.String), pl.col("images").round(0).cast(pl.Int64).cast(pl.String)
+        )
+        .pivot(on="split", index=["class", "images"], values="F1")
+        .fill_null("")
+        if under.height
+        else pl.DataFrame(schema={"class": pl.String, "images": pl.String})
+    )
+    note = f"Mixed F1 of each class under the loss {loss}, mean over the models that have the class in truth or predictions."
+    return StudyTable("classes", "Class by class", note, sql, numbers, shown)
 
 
 def _hypotheses(store: Store, versions: Versions) -> StudyTable:

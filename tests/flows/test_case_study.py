@@ -165,7 +165,7 @@ def test_the_printed_queries_give_the_tables(made: tuple[Settings, StorePath]) -
     store = Store(settings.store)
     text = page.read_text()
     queries = re.findall(r"<pre>((?:select|with).*?)</pre>", text, re.DOTALL)
-    assert len(queries) == 11
+    assert len(queries) == 12
     for name, sql in zip(re.findall(r'<h3 id="([a-z0-9-]+)">', text), queries, strict=True):
         relation = query(store, html.unescape(sql))
         assert relation is not None
