@@ -371,6 +371,53 @@ def ui(
         sys.exit(0)
 
 
+DeploymentName = Annotated[str, typer.Option("--name", help="Of the deployments: `pipeline/NAME`, `encode/NAME`, …")]
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+    name: DeploymentName = "placeprint",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the server, if none is named by PREFECT_API_URL.")
+    ] = 4200,
+) -> None:
+    """Run every flow at its schedule, or when the Prefect UI says so, in this one process. Stop it with Ctrl-C.
+
+    Example: `placeprint serve -c configs/demo.yaml -s "schedules={pipeline: {cron: '0 3 * * *'}}"`
+    """
+    settings = _settings(config, set_, store, verbose)
+    from flows.deployments import serve_all
+
+    serve_all(settings, name, port)
+
+
+@app.command()
+def deploy(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+    name: DeploymentName = "placeprint",
+    pool: Annotated[
+        str, typer.Option("--pool", help="Work pool, made as one of processes where there is none.")
+    ] = "placeprint",
+) -> None:
+    """Register every flow with the server of PREFECT_API_URL, for the workers of a pool.
+
+    Example: `placeprint deploy -c configs/demo.yaml`, and beside it `prefect worker start --pool placeprint`
+    """
+    settings = _settings(config, set_, store, verbose)
+    from flows.deployments import deploy_all
+
+    for made in deploy_all(settings, name, pool):
+        output.print(made, highlight=False)
+    output.print(f"Run them with: prefect worker start --pool {pool}", highlight=False)
+
+
 @dedup_app.callback()
 def dedup(
     context: typer.Context,
