@@ -59,6 +59,10 @@ class Leases:
             if self._owner(name) == owner:
                 self._path(name).unlink(missing_ok=True)
 
+    def is_held(self, name: str) -> bool:
+        """Whether somebody holds the lease of `name` now."""
+        return self._path(name).is_file() and not self._is_abandoned(name)
+
     def _take(self, name: str, owner: str) -> bool:
         path = self._path(name)
         if self._is_abandoned(name):

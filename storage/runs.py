@@ -18,6 +18,7 @@ from typing import Any
 from storage.atomic import write_bytes
 from storage.s3_path import sorted_glob
 from storage.store import Store
+from storage.under_way import run_under_way
 
 _current: ContextVar[RunRecord | None] = ContextVar("current_run", default=None)
 
@@ -74,14 +75,26 @@ def last_figures(store: Store, name: str, **wanted: Any) -> dict[str, Any] | Non
 def recorded(store: Store, stage: str, settings: Mapping[str, Any]) -> Iterator[RunRecord]:
     """Record a stage: as a run of its own, or as a part of the run that is under way."""
     outer = _current.get()
-    record = outer or RunRecord(stage, settings)
-    token = _current.set(record)
-    start, status = time.perf_counter(), "failed"
+    if outer is not None:
+        with _timed(outer, stage):
+            yield outer
+        return
+    with run_under_way(store):
+        record, status = RunRecord(stage, settings), "failed"
+        token = _current.set(record)
+        try:
+            with _timed(record, stage):
+                yield record
+            status = "completed"
+        finally:
+            _current.reset(token)
+            record.write(store, status)
+
+
+@contextmanager
+def _timed(record: RunRecord, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
     try:
-        yield record
-        status = "completed"
+        yield
     finally:
         record.seconds[stage] = time.perf_counter() - start
-        _current.reset(token)
-        if outer is None:
-            record.write(store, status)
