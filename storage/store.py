@@ -35,6 +35,7 @@ from storage.s3_path import StorePath, parquet_file, read_parquet, store_path
 
 FORMAT = 1
 ROW_GROUP_ROWS = 10_000
+MANIFEST, SELECTED, RECIPE_FILE = "manifest.json", "selected", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -200,18 +201,18 @@ class Store:
             "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "placeprint": package_version("placeprint"),
         }
-        path = self.folder(table, recipe.fingerprint) / "manifest.json"
+        path = self.folder(table, recipe.fingerprint) / MANIFEST
         write_bytes(path, json.dumps(manifest, indent=1, ensure_ascii=False).encode(), exclusive=True)
         self.select(table, recipe.fingerprint)
         return self.version(table, recipe.fingerprint)
 
     def select(self, table: str, fingerprint: str) -> None:
         """Name the version that is read when none is asked for: the one that a run made, or found, last."""
-        write_bytes(self.root / "tables" / table / "selected", fingerprint.encode())
+        write_bytes(self.root / "tables" / table / SELECTED, fingerprint.encode())
 
     def has(self, table: str, fingerprint: str) -> bool:
         """Whether the version is complete."""
-        return (self.folder(table, fingerprint) / "manifest.json").is_file()
+        return (self.folder(table, fingerprint) / MANIFEST).is_file()
 
     def reuse(self, recipe: Recipe, tables: Iterable[str]) -> bool:
         """Whether every table of a step is complete; if so, they become the selected versions."""
@@ -220,7 +221,8 @@ class Store:
             return False
         for table in tables:
             self.select(table, recipe.fingerprint)
-        return True
+        # Looked at again: what was selected is not removed from here on, but may have been before (storage/retention.py).
+        return all(self.has(table, recipe.fingerprint) for table in tables)
 
     def version(self, table: str, fingerprint: str | None = None, *, step: str | None = None) -> TableVersion:
         """A version by its fingerprint (or the first digits of it), or the selected one.
@@ -249,14 +251,14 @@ class Store:
         found = [
             self._read_manifest(name, path)
             for name in tables
-            for path in (self.root / "tables" / name).glob("*/manifest.json")
+            for path in (self.root / "tables" / name).glob(f"*/{MANIFEST}")
         ]
         return sorted(found, key=lambda each: (each.table, each.created_at, each.fingerprint))
 
     def _selected(self, table: str, step: str | None) -> TableVersion:
-        pointer = self.root / "tables" / table / "selected"
+        pointer = self.root / "tables" / table / SELECTED
         if pointer.is_file() and self.has(table, fingerprint := pointer.read_text().strip()):
-            version = self._read_manifest(table, self.folder(table, fingerprint) / "manifest.json")
+            version = self._read_manifest(table, self.folder(table, fingerprint) / MANIFEST)
             if step in (None, version.step):
                 return version
         versions = [each for each in self.versions(table) if step in (None, each.step)]
@@ -272,6 +274,11 @@ class Store:
         if manifest.get("format") != FORMAT:
             raise StoreError(f"{path} has format {manifest.get('format')}, this version of placeprint reads {FORMAT}")
         return TableVersion(table, path.parent, manifest)
+
+
+def write_recipe(folder: StorePath, recipe: Recipe) -> None:
+    """Write beside a report what it was made from, so that it can be told when that is gone."""
+    write_bytes(folder / RECIPE_FILE, json.dumps(asdict(recipe), indent=1, ensure_ascii=False).encode())
 
 
 def write_parquet(path: StorePath, rows: pa.Table, *, exclusive: bool = False) -> None:

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.atomic import write_bytes
 from storage.s3_path import StorePath
-from storage.store import Recipe, Store
+from storage.store import Recipe, Store, write_recipe
 from tasks.case_study.figures import StudyFigure, study_figures
 from tasks.case_study.settings import SEEDS, StudySettings
 from tasks.case_study.steps import recorded_plan
@@ -37,9 +37,10 @@ def verdict_table(store: Store, tests: str) -> pl.DataFrame:
 
 @task(name="publish-case-study", cache_policy=NO_CACHE)
 def publish_study(root: StorePath, settings: StudySettings, recipe: Recipe) -> None:
-    """Write tables, figures and, last, ``index.html`` into the report's folder."""
+    """Write what the report is made from, tables, figures and, last, ``index.html`` into the report's folder."""
     store = Store(root)
     folder = study_page(store, recipe).parent
+    write_recipe(folder, recipe)
     metrics = store.version("metrics", recipe.inputs["metrics"])
     inputs = metrics.manifest["recipe"]["inputs"]
     versions = Versions(metrics.fingerprint, recipe.inputs["tests"], inputs["splits"], inputs["images"])

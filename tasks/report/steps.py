@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from storage.atomic import write_bytes
 from storage.s3_path import StorePath
 from storage.schemas import Part
-from storage.store import Recipe, Store, TableVersion
+from storage.store import Recipe, Store, TableVersion, write_recipe
 from tasks.collect.countries import country_shapes
 from tasks.labels.label_set import LabelSet, load_label_set
 from tasks.report.duplicates import duplicates_section
@@ -36,10 +36,11 @@ def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
 
 @task(name="publish-report", cache_policy=NO_CACHE)
 def publish_report(root: StorePath, settings: PublishSettings, recipe: Recipe) -> None:
-    """Write ``metrics.csv``, ``results.md`` and, last, ``index.html`` into the report's folder."""
+    """Write ``recipe.json``, ``metrics.csv``, ``results.md`` and, last, ``index.html`` into the report's folder."""
     store = Store(root)
     folder = store.root / "reports" / recipe.fingerprint
     tables = _read(store, recipe)
+    write_recipe(folder, recipe)
     write_bytes(folder / "metrics.csv", tables.metrics.write_csv().encode())
     write_bytes(folder / "results.md", markdown_table(result_table(tables.metrics)).encode())
     write_bytes(folder / "index.html", _page(store, settings, tables).encode())
