@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,8 +105,9 @@ class S3Path:
         info = self._info()
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        changed_s = info.mtime.timestamp() if info.mtime else 0.0
-        return os.stat_result((0, 0, 0, 0, 0, 0, info.size or 0, 0, changed_s, 0))  # zero is what S3 does not tell
+        return os.stat_result(
+            (0, 0, 0, 0, 0, 0, info.size or 0, 0, _changed_s(info), 0)
+        )  # zero is what S3 does not tell
 
     def glob(self, pattern: str) -> Iterator[S3Path]:
         first, _, rest = pattern.partition("/")
@@ -157,6 +158,10 @@ class S3Path:
         """Nothing to do: folders come with what lies in them."""
 
 
+def _changed_s(info: fs.FileInfo) -> float:
+    return float(info.mtime.timestamp()) if info.mtime else 0.0
+
+
 StorePath = Path | S3Path
 
 
@@ -173,6 +178,31 @@ def store_path(root: str | StorePath) -> StorePath:
 def sorted_glob(folder: StorePath, pattern: str) -> list[StorePath]:
     """What matches, in the order of its names; nothing where there is no folder."""
     return sorted([*folder.glob(pattern)], key=str)
+
+
+class StoredFile(NamedTuple):
+    """A file in a folder: its name from there on, its size, and when it was changed last."""
+
+    name: str
+    bytes: int
+    changed_s: float
+
+
+def files_below(folder: StorePath) -> Iterator[StoredFile]:
+    """Every file of a folder, at any depth; nothing where there is no folder. Links to folders are not followed."""
+    if isinstance(folder, S3Path):
+        with _explained(folder):
+            infos = folder.filesystem.get_file_info(fs.FileSelector(folder.key, allow_not_found=True, recursive=True))
+        for info in infos:
+            if info.type == fs.FileType.File:
+                yield StoredFile(info.path.removeprefix(f"{folder.key}/"), info.size, _changed_s(info))
+        return
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with suppress(FileNotFoundError):  # removed since it was listed
+                status = path.lstat()
+                yield StoredFile(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
 
 
 def upload(local: Path, to: S3Path) -> None:
