@@ -527,7 +527,7 @@ def gc(
     act = plan_removals if dry_run else collect_garbage
     removals = act(opened, keep_last=keep_last, older_than_s=older_than_s, now=time.time())
     _print_removals(removals, dry_run=dry_run)
-    if not dry_run and opened.catalog_path.is_file():
+    if removals and not dry_run and opened.catalog_path.is_file():
         refresh_catalog(opened)
 
 
