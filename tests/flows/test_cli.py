@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
         "sql",
         "search",
         "ui",
+        "gc",
         "store",
     ):
         assert re.search(rf"\b{verb}\b", out)
@@ -82,6 +84,9 @@ def test_help_teaches(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
         (["sql", "select 1"], 1, "holds no tables yet"),
         (["search", "Egypt"], 1, "holds no table embeddings yet"),
         (["store", "show", "images"], 1, "holds no table images yet"),
+        (["gc"], 1, "holds no tables yet"),
+        (["gc", "--older-than", "3 weeks"], 2, "'3 weeks' is no duration: give a number of days, hours or minutes"),
+        (["gc", "--keep-last", "0"], 2, "--keep-last"),
         (["frobnicate"], 2, "No such command 'frobnicate'"),
     ],
 )
@@ -169,6 +174,75 @@ def test_run_again_finds_everything_done(
     assert "logistic-regression"[:8] in out
     for command in ("sql", "search", "ui"):
         assert f"placeprint {command}" in out
+
+
+def test_gc_removes_what_older_settings_made_and_nothing_else(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from flows.pipeline import pipeline
+    from flows.settings import load_settings
+
+    root = tmp_path / "store"
+    shutil.copytree(ready / "store", root, ignore=shutil.ignore_patterns(".prefect"))
+    overrides = [f"collect.sources.0.path={ready / 'photos'}", "fit.n_resamples=100", "split.seed=3", "dedup=off"]
+    settings = load_settings(CONFIGS / "folder.yaml", [f"store={root}", *overrides])
+    page = pipeline(settings)
+    assert page is not None
+    capfd.readouterr()
+    answer = root / "labels" / "duplicates" / "20260101T000000.000000Z-00000000.json"
+    answer.parent.mkdir(parents=True)
+    answer.write_text("{}")
+    (root / "work" / "0123456789ab").mkdir(parents=True)
+    (root / "work" / "0123456789ab" / "000.images.parquet").write_bytes(b"half")
+    before = contents(root)
+
+    def gc(*options: str) -> str:
+        command = ["gc", "--store", str(root), "--keep-last", "1", *options]
+        code, out, err = placeprint(*command, monkeypatch=monkeypatch, capfd=capfd)
+        assert (code, err) == (0, "")
+        return out
+
+    assert "Nothing to remove." in gc()
+    assert contents(root) == before
+    for path in root.rglob("*"):
+        os.utime(path, (0, 0))
+    out = gc("--dry-run", "--older-than", "12h")
+    assert contents(root) == before
+    paths = [Path(line.partition(": ")[2]) for line in out.splitlines() if str(root) in line]
+    assert all(path.exists() for path in paths)
+    out = gc("--older-than", "12h")
+    after = contents(root)
+    gone = before.keys() - after.keys()
+    assert not [path for path in paths if path.exists()]
+    assert all(any(path.is_relative_to(each) for each in paths) for path in gone)
+    for kind in ("table versions", "reports", "work folders"):
+        assert kind in out
+    total = re.search(r"all\W+([\d,]+)\W+([\d,]+)", out)
+    assert total is not None
+    assert [int(each.replace(",", "")) for each in total.groups()] == [
+        len(paths),
+        sum(len(before[path]) for path in gone),
+    ]
+    assert {path: after[path] for path in after if path.name != "catalog.duckdb"} == {
+        path: before[path] for path in before if path not in gone and path.name != "catalog.duckdb"
+    }
+    assert answer.is_file()
+    assert "Nothing to remove." in gc()
+
+    query = "select count(*) as n from splits join images using (image_id) join embeddings using (image_id)"
+    code, out, _ = placeprint("sql", "--store", str(root), "--csv", query, monkeypatch=monkeypatch, capfd=capfd)
+    assert (code, out.split()) == (0, ["n", "24"])
+    command = ["run", "-c", str(CONFIGS / "folder.yaml"), "--store", str(root)]
+    for each in overrides:
+        command += ["-s", each]
+    code, out, _ = placeprint(*command, monkeypatch=monkeypatch, capfd=capfd)
+    assert code == 0
+    assert "nothing to do" in out
+    assert str(page) in out
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_prefect_stays_in_the_store_and_asks_nobody(photos: Path, tmp_path: Path) -> None:
