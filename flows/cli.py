@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,13 +16,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.answers import Form, choose_form
 from flows.environment import default_store, quiet_terminal, use_store
 from storage.errors import PlaceprintError
 from storage.s3_path import StorePath, store_path
+from tasks.settings import SettingsError
 
 if TYPE_CHECKING:
-    import duckdb
-
     from flows.settings import Settings
     from storage.retention import Removal
 
@@ -62,12 +63,14 @@ def main() -> None:
     try:
         app()
     except PlaceprintError as error:
-        from tasks.settings import SettingsError
-
-        Console(stderr=True).print(f"[bold red]error[/]: {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        _complain(error)
         if "--verbose" in sys.argv or "-v" in sys.argv:
             raise
         sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+def _complain(error: PlaceprintError) -> None:
+    Console(stderr=True).print(f"[bold red]error[/]: {_escaped(str(error))}", highlight=False, soft_wrap=True)
 
 
 def _escaped(text: str) -> str:
@@ -183,7 +186,6 @@ def collect(
     Example: `placeprint collect folder ~/photos -s labels=from-data`
     """
     from flows.settings import load_settings
-    from tasks.settings import SettingsError
 
     overrides = [*(set_ or []), *(["collect.refresh=true"] if refresh else [])]
     given = [section.kind for section in load_settings(config).collect.sources] if target is None else []
@@ -284,38 +286,66 @@ def _refresh(settings: Settings) -> None:
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="One SQL query; every table of the store is a view.")],
+    query: Annotated[
+        str | None,
+        typer.Argument(
+            help="A SQL query; every table of the store is a view. Without one: a prompt, or standard input."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Read the query from a file; - is standard input.")
+    ] = None,
+    named: Annotated[str | None, typer.Option("--named", metavar="NAME", help="A query that ships here.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the named queries.")] = False,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Value of the query's $NAME, as text. Repeatable."),
+    ] = None,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="Default: as the output's name ends, or a table.")
+    ] = None,
+    output_file: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer to a file.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Short for --format csv.")] = False,
     store: StoreOption = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")] = False,
 ) -> None:
     """Ask DuckDB a question. Views: images, rejects, embeddings, prompts, pairs, duplicates, splits, predictions, metrics;
     of the case study class_metrics, training, tests, verdicts.
 
-    An older version of a table is `images_at('<fingerprint>')`; `placeprint store list` names them.
+    An older version of a table is `images_at('<fingerprint>')`, all of them are `images_all()`; the view `versions` names them.
 
     Example: `placeprint sql "select part, count(*) from splits group by part"`
     """
-    import duckdb
-
-    from storage.catalog import query as ask
+    from flows.named_queries import named_queries, summary
+    from flows.sql import ask, find_query, read_parameters
     from storage.store import Store
 
-    try:
-        relation = ask(Store(store or default_store()), query)
-        if relation is not None and csv:
-            _print_csv(relation)
-        elif relation is not None:
-            relation.show(max_width=output.width if output.is_terminal else 200)
-    except duckdb.Error as error:
-        raise PlaceprintError(f"sql: {error}") from error
+    if list_:
+        for name, text in named_queries().items():
+            output.print(f"[bold]{name}[/]: {_escaped(summary(text))}", highlight=False, soft_wrap=True)
+        return
+    opened = Store(store or default_store())
+    answer = partial(
+        ask,
+        opened,
+        form=choose_form("csv" if csv else form, output_file),
+        output=output_file,
+        width=output.width if output.is_terminal else 200,
+    )
+    found = find_query(query, file, named)
+    if found is not None:
+        answer(found, read_parameters(param or []))
+    elif output_file is not None or param:
+        raise SettingsError("sql: --output and --param go with a query")
+    else:
+        from flows.sql_prompt import prompt
+
+        prompt(opened, answer, say=_say, complain=_complain)
 
 
-def _print_csv(relation: duckdb.DuckDBPyRelation) -> None:
-    import csv
-
-    writer = csv.writer(sys.stdout)
-    writer.writerow(relation.columns)
-    writer.writerows(relation.fetchall())
+def _say(line: str) -> None:
+    output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -354,19 +384,23 @@ def ui(
     store: StoreOption = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 4200,
 ) -> None:
-    """Start the Prefect server on this machine, with the runs of this store. Stop it with Ctrl-C."""
+    """Print where reports and store are, and start the Prefect server with the runs of this store. Ctrl-C stops it."""
     import subprocess
 
-    root = store or default_store()
-    _open_store(root)
+    from flows.links import address, newest_reports
+    from storage.store import Store
+
+    root = Store(store or default_store()).root
     use_store(root)
-    address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    server = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{server}/api"}
     environment.pop("PREFECT_API_URL", None)
-    output.print(
-        f"Runs of {root}: {address} (to have new runs appear at once: export PREFECT_API_URL={address}/api)",
-        soft_wrap=True,
-    )
+    for line in (
+        f"Runs:   {server} (to have new runs appear at once: export PREFECT_API_URL={server}/api)",
+        *(f"Report: {page}" for page in newest_reports(root)),
+        f"Store:  {address(root)}",
+    ):
+        _say(line)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     try:
         sys.exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603  (our own arguments)

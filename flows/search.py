@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 
@@ -14,12 +15,15 @@ from storage.atomic import write_bytes
 from storage.errors import PlaceprintError
 from storage.faiss_index import SearchIndex
 from storage.s3_path import StorePath
-from storage.store import Store
+from storage.store import Store, TableVersion
 from storage.vectors import Vectors
 from tasks.dedup.kept import removed_images
 from tasks.encode.weights import EncoderSettings, find_weights
 from tasks.images import ImageError, decode_rgb
 from tasks.report.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from tasks.encode.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,8 @@ def search(store: Store, query: str, *, k: int = 10, device: str = "auto", dupli
     """
     embeddings = store.version("embeddings")
     index = SearchIndex(store, embeddings)
-    settings = EncoderSettings(
-        model=str(embeddings.notes["model"]), pretrained=embeddings.notes["pretrained"], device=device
-    )
-    encoder_id = find_weights(settings).encoder_id
-    if encoder_id != embeddings.notes["encoder"]:
-        raise PlaceprintError(
-            f"search: the embeddings were made by {embeddings.notes['encoder']}, here is {encoder_id}: encode again, or bring those weights"
-        )
-    from tasks.encode.encoder import load_encoder
-
-    encoder = load_encoder(settings)
     path = _as_image_path(query)
-    vector = encoder.encode_images([path], batch_size=1) if path else encoder.encode_texts([query])
+    vector = embed_image(embeddings, path, device) if path else embed_text(embeddings, query, device)
     image_ids = embeddings.read(["image_id"])["image_id"].to_pylist()
     images = store.version("images", embeddings.manifest["recipe"]["inputs"]["images"])
     removed = set() if duplicates else removed_images(store, images.fingerprint)
@@ -70,6 +63,39 @@ def search(store: Store, query: str, *, k: int = 10, device: str = "auto", dupli
         Hit(cosine, row["image_id"], row["label"], row["source"], row["path"], store.root / row["file"])
         for cosine, row in hits
     ]
+
+
+def embed_text(embeddings: TableVersion, text: str, device: str = "auto") -> Vectors:
+    """The vector of a text, (1, d) float32, made by the encoder of these embeddings."""
+    return _encoder_of(embeddings, device).encode_texts([text])
+
+
+def embed_image(embeddings: TableVersion, path: Path, device: str = "auto") -> Vectors:
+    """The vector of an image file, (1, d) float32, made by the encoder of these embeddings.
+
+    Raises
+    ------
+    PlaceprintError
+        When it is not there or is no image.
+    """
+    if not path.expanduser().is_file():
+        raise PlaceprintError(f"the image {path} does not exist")
+    _check_image(path.expanduser())
+    return _encoder_of(embeddings, device).encode_images([path.expanduser()], batch_size=1)
+
+
+def _encoder_of(embeddings: TableVersion, device: str) -> Encoder:
+    settings = EncoderSettings(
+        model=str(embeddings.notes["model"]), pretrained=embeddings.notes["pretrained"], device=device
+    )
+    encoder_id = find_weights(settings).encoder_id
+    if encoder_id != embeddings.notes["encoder"]:
+        raise PlaceprintError(
+            f"the embeddings were made by {embeddings.notes['encoder']}, here is {encoder_id}: encode again, or bring those weights"
+        )
+    from tasks.encode.encoder import load_encoder
+
+    return load_encoder(settings)
 
 
 def _nearest(
@@ -112,10 +138,13 @@ def _as_image_path(query: str) -> Path | None:
         return None
     if not is_file:
         if re.fullmatch(r"\.(jpe?g|png|webp|gif|tiff?|bmp)", path.suffix.lower()):
-            raise PlaceprintError(f"search: the image {path} does not exist")
+            raise PlaceprintError(f"the image {path} does not exist")
         return None
+    return path
+
+
+def _check_image(path: Path) -> None:
     try:
         decode_rgb(path.read_bytes())
     except ImageError as error:
-        raise PlaceprintError(f"search: {path} is not a usable image: {error.detail}") from None
-    return path
+        raise PlaceprintError(f"{path} is not a usable image: {error.detail}") from None
