@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -112,10 +113,7 @@ def _write_json(names: Sequence[str], rows: Iterable[Row], stream: TextIO) -> No
 
 
 def _write_markdown(names: Sequence[str], rows: Iterable[Row], stream: TextIO) -> None:
-    lines: list[Iterable[str]] = [names, ["---"] * len(names)]
-    for line in lines:
-        stream.write(f"| {' | '.join(line)} |\n")
-    for row in rows:
+    for row in chain([names, ["---"] * len(names)], rows):
         cells = (" ".join(_cell(value).replace("|", "\\|").splitlines()) for value in row)
         stream.write(f"| {' | '.join(cells)} |\n")
 
