@@ -124,7 +124,10 @@ def _server(port: int) -> Iterator[None]:
     address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  (our own arguments)
+    # In a session of its own: Ctrl-C is for the flows, which then still need the server to say that they have stopped.
+    process = subprocess.Popen(  # noqa: S603  (our own arguments)
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         _wait_for(f"{address}/api/health", process)
         os.environ["PREFECT_API_URL"] = f"{address}/api"
