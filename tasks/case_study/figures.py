@@ -172,7 +172,7 @@ def _counts(
     where = " and ".join(f"p.{column} = '{_quoted(value)}'" for column, value in key.items())
     joins = ""
     if source is not None:
-        joins = f"join (select distinct on (image_id) image_id, source from images_at('{inputs['images']}')) i using (image_id)"
+        joins = f"join (select image_id, min(source) as source from images_at('{inputs['images']}') group by image_id) i using (image_id)"
         where += f" and i.source = '{_quoted(source)}'"
     if part is not None:
         joins = f"join splits_at('{inputs['splits']}') s on s.image_id = p.image_id and s.split = p.split"

@@ -135,7 +135,7 @@ def _asked(store: Store, sql: str) -> pl.DataFrame:
 def _images(store: Store, versions: Versions, beside: Mapping[str, str] | None, published: bool) -> StudyTable:
     sql = f"""with used as (
   select part, image_id, any_value(source) as source from splits_at('{versions.splits}')
-  join (select distinct on (image_id) image_id, source from images_at('{versions.images}')) using (image_id)
+  join (select image_id, min(source) as source from images_at('{versions.images}') group by image_id) using (image_id)
   where part in ('test', 'zero_shot') group by part, image_id)
 select part, source, count(*) as images from used group by all order by part, source"""
     numbers = _asked(store, sql)
@@ -156,7 +156,7 @@ select part, source, count(*) as images from used group by all order by part, so
 def _training_sets(store: Store, versions: Versions, published: bool) -> StudyTable:
     sql = f"""select split, source, count(*) as images, count(distinct stratum) as classes
 from splits_at('{versions.splits}')
-join (select distinct on (image_id) image_id, source from images_at('{versions.images}')) using (image_id)
+join (select image_id, min(source) as source from images_at('{versions.images}') group by image_id) using (image_id)
 where part = 'train' group by all order by split, source"""
     numbers = _asked(store, sql)
     order = store.version("splits", versions.splits).notes["splits"]
