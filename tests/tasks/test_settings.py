@@ -9,7 +9,10 @@ from flows.settings import Settings, SettingsError, known_keys, load_settings
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+# What is claimed is no setting: tests/tasks/test_hypotheses.py reads that file.
+@pytest.mark.parametrize(
+    "path", sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "hypotheses.yaml"}), ids=lambda path: path.name
+)
 def test_shipped_settings_are_valid(path: Path) -> None:
     assert isinstance(load_settings(path), Settings)
 
