@@ -1,0 +1,231 @@
+"""Commands that run flows: the pipeline, its stages, and the case study."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import polars.selectors as cs
+import typer
+from rich.table import Table
+
+from flows.commands.options import ConfigOption, SetOption, StoreOption, VerboseOption, escaped, output, read_settings
+from flows.environment import default_store
+from storage.errors import PlaceprintError
+from storage.s3_path import StorePath
+from tasks.settings import SettingsError
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+
+def run(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Run the whole pipeline: collect, encode, dedup, split, fit, publish. What is there already is not done again.
+
+    Example: `placeprint run -c configs/folder.yaml -s collect.sources.0.path=~/photos`
+    """
+    settings = read_settings(config, set_, store, verbose)
+    from flows.plan import Plan
+    from storage.store import Store
+
+    # Asked before Prefect's server is started, which takes longer than to see that there is nothing to do.
+    plan = Plan.of(settings)
+    page = plan.finished_page(Store(settings.store), settings) if plan is not None else None
+    if page is not None:
+        output.print("Everything is there already: nothing to do.")
+        refresh(settings)
+    else:
+        from flows.pipeline import pipeline
+
+        page = pipeline(settings)
+    if page is not None:
+        _print_results(settings.store)
+        output.print(f"Report: {page}", soft_wrap=True, highlight=False)
+    _next_steps(settings.store)
+
+
+def _print_results(store: StorePath) -> None:
+    from storage.store import Store
+    from tasks.report.steps import main_results
+
+    results = main_results(Store(store))
+    shown = results.select("head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$"))
+    for split in results["split"].unique(maintain_order=True):
+        table = Table(
+            title=f"Split {split}, test part, all collections, with 95 % intervals",
+            title_justify="left",
+            title_style="bold",
+        )
+        for name in shown.columns:
+            table.add_column(name)
+        for row in shown.filter(results["split"] == split).iter_rows():
+            table.add_row(*(escaped(str(cell)) for cell in row))
+        output.print(table)
+
+
+def _next_steps(store: StorePath) -> None:
+    # The command as the user can type it: inside a virtual environment it may not be on the path.
+    folder = Path(sys.argv[0]).absolute().parent
+    on_path = str(folder) in os.environ.get("PATH", "").split(os.pathsep)
+    command = "placeprint" if on_path else os.path.relpath(folder / "placeprint")
+    option = "" if store == default_store() else f" --store {store}"
+    output.print("\nTry next:", highlight=False)
+    for line in (
+        f'{command} sql{option} "select label, count(*) as images from images group by label order by 2 desc limit 5"',
+        f'{command} search{option} "a satellite photo of Egypt"',
+        f"{command} ui{option}",
+    ):
+        output.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+# What the argument after the kind of a source is.
+TARGETS = {"folder": "path", "kaggle": "dataset", "osf": "project"}
+
+
+def collect(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="A source alone: `folder`, `kaggle`, `osf`, `openaerialmap` or `earthmaps`; those of that kind in the settings, "
+            "if there are any. Default: all of the settings."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="The folder, the dataset of `kaggle` (owner/name), or the project of `osf`.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask services again what they have.")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Collect images: sources -> `images`, `rejects`. What is there already is not asked for again.
+
+    Example: `placeprint collect folder ~/photos -s labels=from-data`
+    """
+    from flows.settings import load_settings
+
+    overrides = [*(set_ or []), *(["collect.refresh=true"] if refresh else [])]
+    given = [section.kind for section in load_settings(config).collect.sources] if target is None else []
+    if kind is not None and kind not in given:
+        if target is not None and kind not in TARGETS:
+            raise SettingsError(f"collect {kind} takes no {target!r}: use --set collect.sources.0.NAME=VALUE")
+        section = f"kind: {kind}" + (f", {TARGETS[kind]}: {target!r}" if target is not None else "")
+        overrides.insert(0, f"collect.sources=[{{{section}}}]")
+    settings = read_settings(config, overrides, store, verbose)
+    if kind is not None:
+        wanted = tuple(section for section in settings.collect.sources if section.kind == kind)
+        settings = settings.model_copy(update={"collect": settings.collect.model_copy(update={"sources": wanted})})
+    _run_stage("collect", settings)
+
+
+def describe(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Document every collection of the images collected last: `images`, `rejects` -> cards in `collections/`."""
+    settings = read_settings(config, set_, store, verbose)
+    from flows.describe import describe as flow
+
+    flow(settings)
+
+
+def encode(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index."""
+    settings = read_settings(config, set_, store, verbose)
+    from storage.store import Store
+    from tasks.encode.recipes import already_encoded
+
+    # Asked before Prefect is imported, which takes longer than to see that there is nothing to do.
+    found = already_encoded(Store(settings.store), settings.encode, settings.labels)
+    if found is not None:
+        output.print(f"encode: nothing to do, embeddings {found} are there", highlight=False)
+        refresh(settings)
+    else:
+        _run_stage("encode", settings)
+
+
+def dedup(
+    context: typer.Context,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find near-duplicates among the images encoded last: `embeddings` -> `pairs`, `duplicates`.
+
+    The threshold is fitted to labelled pairs: yours (`placeprint dedup label`), a file's, or synthetic ones.
+
+    Example: `placeprint dedup -s dedup.labels=pairs.csv`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    settings = read_settings(config, set_, store, verbose)
+    if not settings.dedup.enabled:
+        raise PlaceprintError("dedup: the setting dedup is off")
+    from storage.store import Store
+    from tasks.dedup.recipes import already_deduplicated
+
+    # Asked before Prefect is imported, which takes longer than to see that there is nothing to do.
+    found = already_deduplicated(Store(settings.store), settings.dedup, settings.encode)
+    if found is not None:
+        output.print(f"dedup: nothing to do, duplicates {found} are there", highlight=False)
+        refresh(settings)
+    else:
+        _run_stage("dedup", settings)
+
+
+def split(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Share the images collected last that dedup keeps out to train and test: `images`, `duplicates` -> `splits`."""
+    _run_stage("split", read_settings(config, set_, store, verbose))
+
+
+def fit(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Fit heads and judge them: `embeddings`, `prompts`, `splits` -> `predictions`, `metrics`."""
+    _run_stage("fit", read_settings(config, set_, store, verbose))
+
+
+def publish(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Write tables and the HTML report on the metrics made last."""
+    settings = read_settings(config, set_, store, verbose)
+    from flows.publish import publish as flow
+
+    output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+
+
+def case_study(
+    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+) -> None:
+    """Run the case study: zero-shot experiment, heads under several losses, tests, verdicts, and a report of all.
+
+    Example: `placeprint case-study -c configs/case_study_demo.yaml`
+    """
+    settings = read_settings(config, set_, store, verbose)
+    from flows.case_study import case_study as flow
+
+    output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+
+
+def _run_stage(name: str, settings: Settings) -> None:
+    """Run the flow of that name in the module of that name, imported only now: Prefect's surroundings are ready."""
+    getattr(import_module(f"flows.{name}"), name)(settings)
+    refresh(settings)
+
+
+def refresh(settings: Settings) -> None:
+    from storage.catalog import refresh_catalog
+    from storage.store import Store
+
+    refresh_catalog(Store(settings.store))
