@@ -11,6 +11,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.progress import gather, say, working
 from flows.settings import Settings
+from flows.shortfalls import check_rejects, end_with_warning
 from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
 from storage.store import Store
@@ -40,7 +41,12 @@ class Part(NamedTuple):
     title: str
 
 
-@flow(name="collect", flow_run_name="collect", task_runner=RUNNER)
+@flow(
+    name="collect",
+    flow_run_name="collect {settings.collect.title}",
+    on_completion=[end_with_warning],
+    task_runner=RUNNER,
+)
 def collect(settings: Settings) -> str:
     """Collect every source of the settings; returns the fingerprint of the tables."""
     store = Store(settings.store)
@@ -95,6 +101,7 @@ def _collect(store: Store, settings: Settings, run: RunRecord) -> str:
         "collect: %d inputs = %d kept + %d rejected + %d exact duplicates",
         *(counts[name] for name in ("listed", "kept", "rejected", "exact_duplicates")),
     )
+    check_rejects(run, settings.quality, "collect", n_listed, store.version("rejects", recipe.fingerprint))
     if missing:
         say("collect: %d of the rejected could not be reached: run again, and only they are asked for", len(missing))
     return recipe.fingerprint

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.progress import say, working
 from flows.settings import Settings
+from flows.shortfalls import end_with_warning
 from storage.runs import recorded
 from storage.s3_path import StorePath
 from storage.store import Store
@@ -18,7 +19,7 @@ from tasks.describe.notes import load_notes
 from tasks.describe.steps import CARD, collections, describe_collection, safe_name
 
 
-@flow(name="describe", flow_run_name="describe")
+@flow(name="describe", flow_run_name="describe {settings.collect.title}", on_completion=[end_with_warning])
 def describe(settings: Settings, images: str | None = None) -> list[StorePath]:
     """Describe every collection of the images collected last, or of a version; returns the folders.
 

@@ -15,6 +15,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from flows.progress import gather, say, working
 from flows.settings import Settings
+from flows.shortfalls import check_recall, check_rejects, check_starved, end_with_warning
 from storage.errors import PlaceprintError
 from storage.runs import RunRecord, last_figures, recorded
 from storage.store import Recipe, Store, TableVersion
@@ -36,7 +37,11 @@ from tasks.encode.telemetry import Times, estimate, table, warning
 SHARDS_A_DEVICE = 2
 
 
-@flow(name="encode", flow_run_name="encode")
+@flow(
+    name="encode",
+    flow_run_name="encode {settings.collect.title} with {settings.encode.encoder.title}",
+    on_completion=[end_with_warning],
+)
 def encode(settings: Settings, images: str | None = None) -> dict[str, str]:
     """Embed the images (by default those collected last) and the prompts; returns the fingerprints by table."""
     store = Store(settings.store)
@@ -57,16 +62,17 @@ def encode(settings: Settings, images: str | None = None) -> dict[str, str]:
             run.reused.append("embeddings")
             say("encode: nothing to do, embeddings %s are there", image_recipe.fingerprint)
         else:
-            _encode_images(store, settings.encode, image_recipe, source, run)
+            _encode_images(store, settings, image_recipe, source, run)
         with working("index"):
             index = index_embeddings(store.root, settings.encode.index, image_recipe.fingerprint)
-        say("encode: the index is %s", index)
+        say("encode: the index is %s", index.text)
+        if index.is_new:
+            check_recall(run, settings.quality, index.recall)
         return made
 
 
-def _encode_images(
-    store: Store, settings: EncodeSettings, recipe: Recipe, source: TableVersion, run: RunRecord
-) -> None:
+def _encode_images(store: Store, given: Settings, recipe: Recipe, source: TableVersion, run: RunRecord) -> None:
+    settings = given.encode
     sizes = unique_images(source, ["image_id", "bytes"])["bytes"].to_pylist()
     n_images, step = len(sizes), settings.shard_size
     ranges = [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
@@ -103,7 +109,8 @@ def _encode_images(
         *(counts[name] for name in ("images", "embedded", "rejected")),
         recipe.inputs["encoder"],
     )
-    _report_times(settings, recipe, found, run)
+    check_rejects(run, given.quality, "encode", n_images, store.version("embedding_rejects", recipe.fingerprint))
+    check_starved(run, given.quality, _report_times(settings, recipe, found, run))
 
 
 @contextmanager
@@ -165,7 +172,7 @@ def _say_estimate(store: Store, settings: EncodeSettings, recipe: Recipe, left: 
     )
 
 
-def _report_times(settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], run: RunRecord) -> None:
+def _report_times(settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], run: RunRecord) -> Times:
     """Note where the time went, in the run's manifest, in Prefect and on the terminal."""
     times = [(shard.shard.file, shard.times) for shard in shards if shard.times is not None]
     total = Times.sum(each for _, each in times)
@@ -195,3 +202,4 @@ def _report_times(settings: EncodeSettings, recipe: Recipe, shards: list[Encoded
     hint = warning(total, loader_threads(settings), os.cpu_count() or 1)
     if hint is not None:
         say("%s", hint)
+    return total

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.progress import say, working
 from flows.settings import Settings
+from flows.shortfalls import check_metrics, end_with_warning
 from storage.errors import StoreError
 from storage.runs import recorded
 from storage.store import Store
@@ -14,7 +15,7 @@ from tasks.heads.steps import fit_heads, fit_recipe
 TABLES = ("predictions", "metrics")
 
 
-@flow(name="fit", flow_run_name="fit heads")
+@flow(name="fit", flow_run_name="fit heads on {settings.collect.title}", on_completion=[end_with_warning])
 def fit(
     settings: Settings, embeddings: str | None = None, prompts: str | None = None, splits: str | None = None
 ) -> str:
@@ -51,4 +52,5 @@ def fit(
         with working("fit heads"):
             n_metrics = fit_heads(store.root, settings.fit, recipe)
         say("fit: %d metrics", n_metrics)
+        check_metrics(run, settings.quality, store, store.version("metrics", recipe.fingerprint))
         return recipe.fingerprint

@@ -11,6 +11,7 @@ from flows.fit import fit
 from flows.progress import say
 from flows.publish import publish
 from flows.settings import Settings
+from flows.shortfalls import end_with_warning
 from flows.split import split
 from storage.catalog import refresh_catalog
 from storage.runs import recorded
@@ -18,7 +19,7 @@ from storage.s3_path import StorePath
 from storage.store import Store
 
 
-@flow(name="pipeline", flow_run_name="pipeline")
+@flow(name="pipeline", flow_run_name="pipeline of {settings.collect.title}", on_completion=[end_with_warning])
 def pipeline(settings: Settings) -> StorePath | None:
     """Run the whole pipe; returns the report's page, or None where there are no labels to learn from."""
     store = Store(settings.store)

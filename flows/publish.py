@@ -8,13 +8,14 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.plan import report_page
 from flows.progress import say, working
 from flows.settings import Settings
+from flows.shortfalls import end_with_warning
 from storage.runs import recorded
 from storage.s3_path import StorePath
 from storage.store import Store
 from tasks.report.steps import publish_report, report_recipe, report_summary
 
 
-@flow(name="publish", flow_run_name="publish")
+@flow(name="publish", flow_run_name="publish {settings.publish.title}", on_completion=[end_with_warning])
 def publish(settings: Settings, metrics: str | None = None) -> StorePath:
     """Write the report on some metrics (by default those made last); returns the path of its page."""
     store = Store(settings.store)

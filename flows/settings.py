@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema
 
 from flows.environment import default_store
+from flows.quality import QualitySettings
 from flows.schedules import FlowName, ScheduleSettings
 from storage.s3_path import StorePath, store_path
 from tasks.case_study.settings import StudySettings
@@ -41,6 +42,7 @@ class Settings(Section):
     fit: FitSettings = FitSettings()
     publish: PublishSettings = PublishSettings()
     case_study: StudySettings = StudySettings()
+    quality: QualitySettings = QualitySettings()
     schedules: dict[FlowName, ScheduleSettings] = Field(
         {}, description="flow -> when it runs by itself, once served or deployed"
     )

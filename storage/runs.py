@@ -34,6 +34,7 @@ class RunRecord:
         self.tables: dict[str, str] = {}
         self.reused: list[str] = []
         self.figures: dict[str, Any] = {}
+        self.warnings: list[str] = []
 
     def write(self, store: Store, status: str) -> None:
         """Write the manifest; a run that failed has one too."""
@@ -46,6 +47,7 @@ class RunRecord:
             "tables": self.tables,
             "reused": self.reused,
             "figures": self.figures,
+            "warnings": self.warnings,
             "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
             "packages": _packages(),
         }
@@ -61,14 +63,29 @@ def _packages() -> dict[str, str]:
 
 def last_figures(store: Store, name: str, **wanted: Any) -> dict[str, Any] | None:
     """What the newest run noted under `name` in which `wanted` is so; None when there is none."""
-    for path in reversed(sorted_glob(store.root / "runs", "*.json")):
-        try:
-            figures = json.loads(path.read_bytes())["figures"][name]
-        except (OSError, ValueError, KeyError):
-            continue
-        if all(figures.get(key) == value for key, value in wanted.items()):
+    for manifest in _manifests(store):
+        figures = manifest.get("figures", {}).get(name)
+        if figures is not None and all(figures.get(key) == value for key, value in wanted.items()):
             return dict(figures)
     return None
+
+
+def last_tables(store: Store, table: str) -> Iterator[str]:
+    """Fingerprints of a table that completed runs made or found, the newest run first."""
+    for manifest in _manifests(store):
+        if manifest.get("status") == "completed" and table in manifest.get("tables", {}):
+            yield str(manifest["tables"][table])
+
+
+def _manifests(store: Store) -> Iterator[dict[str, Any]]:
+    """The manifests of runs that can be read, the newest first."""
+    for path in reversed(sorted_glob(store.root / "runs", "*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict):
+            yield content
 
 
 @contextmanager

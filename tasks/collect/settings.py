@@ -21,6 +21,11 @@ class CollectSettings(Section):
     retries: int = Field(2, ge=0, description="of a task in which something was unreachable")
     retry_delay_s: float = Field(10.0, ge=0, description="before the first of these retries; doubles, with jitter")
 
+    @property
+    def title(self) -> str:
+        """The names of the collections, for the names of runs."""
+        return ", ".join(source.name for source in open_sources(self.sources))
+
     @field_validator("sources")
     @classmethod
     def _names_differ(cls, sections: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -174,16 +174,26 @@ def commit_embeddings(
     return counts
 
 
+class IndexFound(NamedTuple):
+    """What an index is, for people; its recall@10, None of a table too small to measure it; whether it was built just now."""
+
+    text: str
+    recall: float | None
+    is_new: bool
+
+
 @task(name="index-embeddings", cache_policy=NO_CACHE)
-def index_embeddings(root: StorePath, settings: IndexSettings, fingerprint: str) -> str:
-    """See that the index is there, of the kind that is wanted; returns what it is, for people."""
+def index_embeddings(root: StorePath, settings: IndexSettings, fingerprint: str) -> IndexFound:
+    """See that the index is there, of the kind that is wanted."""
     store = Store(root)
     version = store.version("embeddings", fingerprint)
-    if not has_index(store, version, settings.kind):
+    is_new = not has_index(store, version, settings.kind)
+    if is_new:
         build_index(store, version, **settings.model_dump())
     manifest = SearchIndex(store, version).manifest
     recall = json.loads((index_folder(store, version) / "recall.json").read_bytes())["recall"]["10"]
-    return f"{manifest['kind']}: {manifest['reason']}" + (f"; recall@10 {recall:.3f}" if recall is not None else "")
+    text = f"{manifest['kind']}: {manifest['reason']}" + (f"; recall@10 {recall:.3f}" if recall is not None else "")
+    return IndexFound(text, recall, is_new)
 
 
 def loader_threads(settings: EncodeSettings) -> int:

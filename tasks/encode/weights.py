@@ -32,6 +32,11 @@ class EncoderSettings(Section):
     )
     compiled: bool = Field(False, description="compile the image encoder with torch.compile: for long runs")
 
+    @property
+    def title(self) -> str:
+        """The model without the folder of its file, for the names of runs."""
+        return self.model.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class Weights:
