@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 
+from flows.links import address
 from flows.plan import report_page
 from flows.progress import say, working
 from flows.settings import Settings
@@ -12,7 +18,7 @@ from flows.shortfalls import end_with_warning
 from storage.runs import recorded
 from storage.s3_path import StorePath
 from storage.store import Store
-from tasks.report.steps import publish_report, report_recipe, report_summary
+from tasks.report.steps import publish_report, report_images, report_recipe, report_summary
 
 
 @flow(name="publish", flow_run_name="publish {settings.publish.title}", on_completion=[end_with_warning])
@@ -31,6 +37,10 @@ def publish(settings: Settings, metrics: str | None = None) -> StorePath:
             publish_report(store.root, settings.publish, recipe)
             rows, markdown = report_summary(store, recipe)
             create_table_artifact(key="metrics", table=rows, description=settings.publish.title)
-            create_markdown_artifact(key="report", markdown=markdown, description=f"{settings.publish.title}: {page}")
+            link = address(page)
+            create_markdown_artifact(key="report", markdown=f"[{link}]({link})\n\n{markdown}", description=str(page))
+            create_link_artifact(link, key="report-page", link_text=settings.publish.title)
+            for name, image in report_images(page.parent):
+                create_image_artifact(image, key=f"report-{name}", description=f"{settings.publish.title}: {name}")
         say("publish: %s", page)
         return page

@@ -21,6 +21,7 @@ from tasks.case_study.steps import recorded_plan
 from tasks.case_study.tables import StudyTable, Versions, study_tables
 from tasks.collect.countries import country_shapes
 from tasks.report.figures import images_per_label, world_map
+from tasks.report.thumbnails import data_address
 from tasks.split.settings import CaseStudySettings as CaseStudySplit
 
 
@@ -102,10 +103,11 @@ def _collections(store: Store, images: str) -> dict[str, str]:
     counts = Counter(labelled["label"].to_list())
     located = rows.drop_nulls(["latitude", "longitude"])
     on_map = any(country.label in counts for country in country_shapes())
-    return {
-        "per_label": images_per_label(by_source),
-        "map": world_map(counts, located["latitude"].to_list(), located["longitude"].to_list()) if on_map else "",
-    }
+    figures = {"per_label": images_per_label(by_source), "map": ""}
+    if on_map:
+        drawn = world_map(counts, located["latitude"].to_list(), located["longitude"].to_list())
+        figures["map"] = data_address(drawn, "png")
+    return figures
 
 
 _SECTIONS = ("zero-shot", "heads", "confusions", "maps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.collect.countries import country_shapes
-from tasks.report.figures import images_per_label, world_map_png
+from tasks.report.figures import images_per_label, world_map
 
 
 def label_chart(labels: Mapping[str, int]) -> bytes | None:
@@ -33,7 +33,7 @@ def country_map(labels: Mapping[str, int], latitude: Sequence[float], longitude:
     """
     if len(not_on_map(labels)) == len(labels) and not len(latitude):
         return None
-    return world_map_png(labels, latitude, longitude)
+    return world_map(labels, latitude, longitude)
 
 
 def not_on_map(labels: Iterable[str]) -> list[str]:

@@ -72,13 +72,8 @@ def printable(label: str, longest: int = _LONGEST_TICK) -> str:
     )
 
 
-def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> str:
-    """Images a country on a world map, log colours, with the places as dots. A PNG as a data address."""
-    return "data:image/png;base64," + base64.b64encode(world_map_png(counts, latitude, longitude)).decode()
-
-
-def world_map_png(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> bytes:
-    """The PNG file of `world_map`.
+def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> bytes:
+    """Images a country on a world map, log colours, with the places as dots. A PNG file.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -24,9 +25,13 @@ from tasks.report.figures import confusion_matrix, images_per_label, world_map
 from tasks.report.settings import PublishSettings
 from tasks.report.splits import splits_section
 from tasks.report.tables import markdown_table, result_table
-from tasks.report.thumbnails import thumbnail
+from tasks.report.thumbnails import data_address, thumbnail
 
-STEP_VERSION = 5
+STEP_VERSION = 6
+
+# Figures of the page that are files, too.
+FIGURES = ("map.png", "images-per-label.svg", "confusion.svg")
+_MAP_PX = 900
 
 
 def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
@@ -36,14 +41,27 @@ def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
 
 @task(name="publish-report", cache_policy=NO_CACHE)
 def publish_report(root: StorePath, settings: PublishSettings, recipe: Recipe) -> None:
-    """Write ``recipe.json``, ``metrics.csv``, ``results.md`` and, last, ``index.html`` into the report's folder."""
+    """Write ``recipe.json``, ``metrics.csv``, ``results.md``, figures and, last, ``index.html`` into the report's folder."""
     store = Store(root)
     folder = store.root / "reports" / recipe.fingerprint
     tables = _read(store, recipe)
     write_recipe(folder, recipe)
     write_bytes(folder / "metrics.csv", tables.metrics.write_csv().encode())
     write_bytes(folder / "results.md", markdown_table(result_table(tables.metrics)).encode())
-    write_bytes(folder / "index.html", _page(store, settings, tables).encode())
+    page, figures = _page(store, settings, tables)
+    for name, content in figures.items():
+        write_bytes(folder / name, content)
+    write_bytes(folder / "index.html", page.encode())
+
+
+def report_images(folder: StorePath) -> Iterator[tuple[str, str]]:
+    """Name and data address of each figure of a report, small enough for Prefect's pages."""
+    for name in FIGURES:
+        path = folder / name
+        if path.is_file() and path.suffix == ".svg":
+            yield path.stem, data_address(path.read_bytes(), "svg+xml")
+        elif path.is_file():
+            yield path.stem, thumbnail(path, _MAP_PX)
 
 
 def report_summary(store: Store, recipe: Recipe) -> tuple[list[dict[str, Any]], str]:
@@ -107,7 +125,8 @@ def _read(store: Store, recipe: Recipe) -> _Tables:
     )
 
 
-def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
+def _page(store: Store, settings: PublishSettings, tables: _Tables) -> tuple[str, dict[str, bytes]]:
+    """The page, and the figures of it that are files, too."""
     head, configuration = _best_head(tables.metrics)
     test_ids = tables.parts.filter(pl.col("part") == Part.TEST.value)["image_id"]
     judged = tables.predictions.filter(
@@ -132,7 +151,13 @@ def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("report.html").render(
+    figures = {
+        "images-per-label.svg": images_per_label(by_source).encode(),
+        "confusion.svg": confusion_matrix(matrix, names).encode(),
+    }
+    if on_map:
+        figures["map.png"] = world_map(counts, located["latitude"].to_list(), located["longitude"].to_list())
+    page = environment.get_template("report.html").render(
         title=settings.title,
         style=files("tasks.report").joinpath("templates/style.css").read_text(encoding="utf-8"),
         encoder=tables.encoder,
@@ -154,17 +179,18 @@ def _page(store: Store, settings: PublishSettings, tables: _Tables) -> str:
         has_regions=classes.regions is not None,
         limits=_limits(tables),
         collections=_collections(tables),
-        per_label=images_per_label(by_source),
-        map=world_map(counts, located["latitude"].to_list(), located["longitude"].to_list()) if on_map else "",
+        per_label=figures["images-per-label.svg"].decode(),
+        map=data_address(figures["map.png"], "png") if on_map else "",
         not_on_map=sorted(set(counts) - drawn),
         rejects=tables.rejects.group_by("source", "reason").len("inputs").sort("source", "reason"),
-        confusion=confusion_matrix(matrix, names),
+        confusion=figures["confusion.svg"].decode(),
         confusion_of=f"{head}, {configuration}",
         confusion_unit="region" if classes.regions is not None else "label",
         examples=_examples(store, settings, tables, judged),
         provenance=_provenance(tables),
         attributions=sorted(set(images["attribution"].drop_nulls().to_list())),
     )
+    return page, figures
 
 
 def _best_head(metrics: pl.DataFrame) -> tuple[str, str]:
