@@ -23,7 +23,7 @@ app = typer.Typer(
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(stages.run, stages.collect, stages.describe, stages.encode, stages.split, stages.fit, stages.publish),
     *(stages.case_study, questions.sql, questions.search),
-    *(operations.ui, operations.serve, operations.deploy, store.gc),
+    *(operations.ui, operations.serve, operations.deploy, operations.retry, store.gc),
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)

@@ -9,9 +9,10 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
-from flows.progress import gather, say, working
+from flows.progress import gather, say, say_who_is_waited_for, working
 from flows.settings import Settings
 from flows.shortfalls import check_rejects, end_with_warning
+from storage.host_locks import alone
 from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
 from storage.store import Store
@@ -51,15 +52,25 @@ def collect(settings: Settings) -> str:
     """Collect every source of the settings; returns the fingerprint of the tables."""
     store = Store(settings.store)
     with recorded(store, "collect", settings.model_dump(mode="json")) as run:
-        known = known_listings(store.root, settings.collect)
-        if known is not None:
-            recipe = collect_recipe(settings.collect, settings.labels, known)
-            if store.reuse(recipe, TABLES):
-                run.reused.append("collect")
-                run.tables["images"] = run.tables["rejects"] = recipe.fingerprint
-                say("collect: nothing to do, images %s are there", recipe.fingerprint)
-                return recipe.fingerprint
-        return _collect(store, settings, run)
+        found = _found(store, settings, run)
+        if found is None:
+            with alone(["collect"], say_who_is_waited_for) as waited:
+                found = (_found(store, settings, run) if waited else None) or _collect(store, settings, run)
+        return found
+
+
+def _found(store: Store, settings: Settings, run: RunRecord) -> str | None:
+    """The fingerprint of the tables if they are there; else None."""
+    known = known_listings(store.root, settings.collect)
+    if known is None:
+        return None
+    recipe = collect_recipe(settings.collect, settings.labels, known)
+    if not store.reuse(recipe, TABLES):
+        return None
+    run.reused.append("collect")
+    run.tables["images"] = run.tables["rejects"] = recipe.fingerprint
+    say("collect: nothing to do, images %s are there", recipe.fingerprint)
+    return recipe.fingerprint
 
 
 def _collect(store: Store, settings: Settings, run: RunRecord) -> str:

@@ -22,6 +22,8 @@ from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
+from flows.automations import TAG, register_automations
+from flows.environment import HEARTBEAT_S
 from flows.schedules import FlowName, ScheduleSettings
 from flows.settings import Settings
 from storage.errors import PlaceprintError
@@ -30,6 +32,7 @@ from tasks.settings import SettingsError
 # How many runs of one deployment may be under way at once: a second one would only wait for the first one's shards.
 RUNS_AT_ONCE = 1
 _SERVER_S = 120.0
+HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
 
 
 def deployments(settings: Settings, name: str, *, work_pool: str | None = None) -> list[RunnerDeployment]:
@@ -52,16 +55,16 @@ def deployments(settings: Settings, name: str, *, work_pool: str | None = None) 
     for flow_name in get_args(FlowName):
         given = settings.schedules.get(flow_name)
         try:
-            deployment = _flow(flow_name).to_deployment(
+            deployment = flow_of(flow_name).to_deployment(
                 name,
                 schedule=None if given is None else _schedule(given),
                 parameters=parameters,
                 description=f"{settings.publish.title}. Store: {parameters['settings']['store']}",
-                tags=["placeprint", flow_name],
+                tags=[TAG, flow_name],
                 concurrency_limit=RUNS_AT_ONCE,
                 work_pool_name=work_pool,
                 # Relative paths of the settings are those of the folder from which it was deployed.
-                job_variables={"working_dir": str(Path.cwd())} if work_pool else None,
+                job_variables={"working_dir": str(Path.cwd()), "env": HEARTBEAT} if work_pool else None,
                 entrypoint_type=EntrypointType.MODULE_PATH,
             )
             made.append(cast(RunnerDeployment, deployment))
@@ -73,11 +76,13 @@ def deployments(settings: Settings, name: str, *, work_pool: str | None = None) 
 def serve_all(settings: Settings, name: str, port: int) -> None:
     """Run a server, where none is named in the environment, and all deployments, until it is stopped."""
     with _server(port):
+        with get_client(sync_client=True) as client:
+            register_automations(client)
         serve(*deployments(settings, name), limit=None)
 
 
 def deploy_all(settings: Settings, name: str, work_pool: str) -> list[str]:
-    """Register all deployments with a work pool, made where there is none; returns their names.
+    """Register all deployments with a work pool, made where there is none, and the automations; returns their names.
 
     Raises
     ------
@@ -93,12 +98,15 @@ def deploy_all(settings: Settings, name: str, work_pool: str) -> list[str]:
             client.create_work_pool(WorkPoolCreate(name=work_pool, type="process"))
         for deployment in made:
             deployment.apply()
+        with get_client(sync_client=True) as client:
+            automations = register_automations(client)
     except httpx.HTTPError as error:
         raise PlaceprintError(f"deploy: the server at {address} does not answer: {error}") from error
-    return [f"{deployment.flow_name}/{deployment.name}" for deployment in made]
+    return [*(f"{deployment.flow_name}/{deployment.name}" for deployment in made), *automations]
 
 
-def _flow(name: str) -> Flow[..., Any]:
+def flow_of(name: str) -> Flow[..., Any]:
+    """The flow of that name, in the module of that name."""
     found: Flow[..., Any] = getattr(import_module(f"flows.{name.replace('-', '_')}"), name.replace("-", "_"))
     return found
 

@@ -13,10 +13,11 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from flows.progress import gather, say, working
+from flows.progress import gather, say, say_who_is_waited_for, working
 from flows.settings import Settings
 from flows.shortfalls import check_recall, check_rejects, check_starved, end_with_warning
 from storage.errors import PlaceprintError
+from storage.host_locks import alone
 from storage.runs import RunRecord, last_figures, recorded
 from storage.store import Recipe, Store, TableVersion
 from tasks.collect.steps import unique_images
@@ -80,7 +81,7 @@ def _encode_images(store: Store, given: Settings, recipe: Recipe, source: TableV
     left = [size for (start, stop), done in zip(ranges, there, strict=True) if not done for size in sizes[start:stop]]
     _say_estimate(store, settings, recipe, left, sum(there))
     shards: dict[int, EncodedShard] = {}
-    with _died_explained(), _runner(settings) as runner, _ray_options(settings):
+    with _devices_alone(settings), _died_explained(), _runner(settings) as runner, _ray_options(settings):
         # First what nobody else is making, then what others have made by then, or have left.
         for wait in (False, True):
             missing = [index for index in range(len(ranges)) if index not in shards]
@@ -111,6 +112,15 @@ def _encode_images(store: Store, given: Settings, recipe: Recipe, source: TableV
     )
     check_rejects(run, given.quality, "encode", n_images, store.version("embedding_rejects", recipe.fingerprint))
     check_starved(run, given.quality, _report_times(settings, recipe, found, run))
+
+
+def _devices_alone(settings: EncodeSettings) -> AbstractContextManager[Any]:
+    """Wait until no other run of this machine uses the devices; Ray reserves its own."""
+    if settings.runner == "ray":
+        return nullcontext()
+    from tasks.encode.encoder import devices
+
+    return alone([f"encode-{device}" for device in devices(settings.encoder)], say_who_is_waited_for)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from storage.local_copies import local_place
 from storage.s3_path import StorePath, store_path
 
 DEFAULT_STORE = Path("store")
+# A run says that it lives so often: the shortest that Prefect allows.
+HEARTBEAT_S = 30
 
 
 def default_store() -> StorePath:
@@ -32,6 +34,7 @@ def use_store(root: StorePath) -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         # The first start makes the database: on a slow disk longer than Prefect's 20 seconds.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         # Torch's threads sleep while they wait: on a CPU, those that decode images use the same cores.

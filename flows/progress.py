@@ -95,6 +95,11 @@ def say(text: str, *args: Any) -> None:
     terminal.print(text % args if args else text, highlight=False, markup=False, soft_wrap=True)
 
 
+def say_who_is_waited_for(lock: str) -> None:
+    """Of a lock that another run holds."""
+    say("%s: another run of this machine is at it: waiting for it to end", lock)
+
+
 def _bar() -> Progress:
     return Progress(
         SpinnerColumn(),

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import ConfigOption, SetOption, StoreOption, VerboseOption, output, read_settings, say
-from flows.environment import default_store, use_store
+from flows.environment import default_store, quiet_terminal, use_store
+from storage.s3_path import store_path
 
 
 def ui(
@@ -83,3 +84,25 @@ def deploy(
     for made in deploy_all(settings, name, pool):
         output.print(made, highlight=False)
     output.print(f"Run them with: prefect worker start --pool {pool}", highlight=False)
+
+
+def retry(
+    run: Annotated[
+        str | None, typer.Argument(help="Id or name of a flow run. Default: the newest that ended badly.")
+    ] = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Retry a run that failed, crashed, was cancelled, or ended with a warning. What the store has is not done again.
+
+    A run of a deployment is taken up by a worker; any other is done here. Prefect's runs are those of the server that
+    PREFECT_API_URL names, or else of the store.
+
+    Example: `placeprint retry "pipeline of photos"`
+    """
+    use_store(store_path(store) if store is not None else default_store())
+    if not verbose:
+        quiet_terminal()
+    from flows.retry import retry as retry_run
+
+    say(retry_run(run))
