@@ -12,6 +12,7 @@ from prefect.tasks import exponential_backoff
 from flows.progress import gather, say, say_who_is_waited_for, working
 from flows.settings import Settings
 from flows.shortfalls import check_rejects, end_with_warning
+from flows.stopping import stoppable
 from storage.host_locks import alone
 from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
@@ -82,7 +83,7 @@ def _collect(store: Store, settings: Settings, run: RunRecord) -> str:
         "retry_jitter_factor": 0.5,
     }
     sources = open_sources(settings.collect.sources)
-    with working("list sources"):
+    with stoppable(), working("list sources"):
         ask = list_source.with_options(**again)
         futures = [ask.submit(store.root, settings.collect, work, source.name, settings.labels) for source in sources]
         listings = {source.name: future.result() for source, future in zip(sources, futures, strict=True)}

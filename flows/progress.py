@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.stopping import stoppable
+
 Result = TypeVar("Result")
 
 terminal = Console(stderr=True)
@@ -48,7 +50,7 @@ def gather(title: str, futures: Sequence[PrefectFuture[Result]], sizes: Sequence
         uuid.UUID, create_progress_artifact(0.0, key=f"{title}-progress", description=f"{title}: {total} images")
     )
     done, reported_at = 0, 0.0
-    with _bar() as bar:
+    with stoppable(), _bar() as bar:
         row = bar.add_task(title, total=total)
         for number, future in enumerate(as_completed(list(futures)), start=1):
             future.result()

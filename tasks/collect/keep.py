@@ -25,6 +25,7 @@ from tasks.collect.source import CollectionSettings, Item, Source
 from tasks.collect.turns import shared_turn
 from tasks.collect.web import OFFLINE, Web
 from tasks.images import ImageError, decode
+from tasks.stop import end_if_stopped
 
 
 def web_of(source: Source, listing: StorePath, settings: CollectSettings) -> Web:
@@ -48,6 +49,7 @@ class Keeper:
 
     def row_or_error(self, item: Item) -> dict[str, Any] | ImageError:
         """The row of ``images`` of one item, or why it has none."""
+        end_if_stopped()
         try:
             if item.problem is not None:
                 raise ImageError(item.reason, item.problem)

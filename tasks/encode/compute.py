@@ -14,6 +14,7 @@ from tasks.encode.encoder import Encoder
 from tasks.encode.loader import Loader
 from tasks.encode.telemetry import Times
 from tasks.images import ImageError
+from tasks.stop import end_if_stopped
 
 # Batches on a GPU that may be under way: more would only fill its memory.
 _IN_FLIGHT = 2
@@ -46,6 +47,7 @@ def encode_pictures(encoder: Encoder, loader: Loader) -> Encoded:
     with loader, encoder.lock:
         clock = _Clock(encoder.device)
         for batch in loader:
+            end_if_stopped()
             clock.got_batch()
             rows += batch.rows
             errors |= batch.errors

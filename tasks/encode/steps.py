@@ -28,6 +28,7 @@ from tasks.encode.settings import EncodeSettings, IndexSettings, fill
 from tasks.encode.shards import Rejected, checked_shard, shard_table
 from tasks.encode.telemetry import Times
 from tasks.labels.label_set import load_label_set
+from tasks.stop import end_if_stopped
 
 if TYPE_CHECKING:
     from tasks.encode.encoder import Encoder
@@ -75,6 +76,7 @@ def encode_shard(
                 )
         if not wait:
             return None
+        end_if_stopped()
         time.sleep(_LOOK_AGAIN_S)
 
 
