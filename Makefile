@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: setup demo test lint format bench docs clean
+.PHONY: setup demo test lint format bench docs stack stack-down clean
 
 setup: $(VENV)/.installed
 
@@ -45,6 +45,12 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/split.py
 	$(BIN)/python benchmarks/heads.py
+
+stack: $(VENV)/.installed-test
+	$(BIN)/python scripts/stack.py up
+
+stack-down: $(VENV)/.installed-test
+	$(BIN)/python scripts/stack.py down
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_settings_page.py

@@ -73,7 +73,8 @@ def silent_runs(silent_s: float) -> AutomationCore:
         name="placeprint: runs that fell silent",
         description="Marks runs as crashed whose process has died. Retry them: the store has what they finished.",
         trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
+            # Also of a run that was killed before its first heartbeat.
+            after={"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED)},
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification(

@@ -130,7 +130,7 @@ def _server(port: int) -> Iterator[None]:
         yield
         return
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api", "PREFECT_UI_URL": address}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     # In a session of its own: Ctrl-C is for the flows, which then still need the server to say that they have stopped.
     process = subprocess.Popen(  # noqa: S603  (our own arguments)
