@@ -202,13 +202,16 @@ def test_a_run_whose_machine_was_switched_off_is_seen_and_resumed(
 def test_a_run_outlives_its_server(stack: Stack, client: SyncPrefectClient, photographs: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     run = start(client, wanted(store, photographs))
-    pid = process_of(store)
+    process_of(store)
     stack.stop("server", signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid) or list(store.glob("reports/*/index.html")))
+    time.sleep(2)
     stack.up()
-    wait_until(lambda: not is_alive(pid))
-    if client.read_flow_run(run.id).state_name != "Completed":
-        wait_until(lambda: client.read_flow_run(run.id).state_name in ("Failed", "Crashed"), 150)
+    # The run fails for want of its server, or does not notice. Where the killed server lost an event, its automations may take
+    # the first retry for the silent run, too (docs/runbook.md).
+    for _ in range(3):
+        wait_until(lambda: (now := client.read_flow_run(run.id).state) is not None and now.is_final())
+        if client.read_flow_run(run.id).state_name == "Completed":
+            break
         retry(str(run.id))
     wait_for_end(client, run, "Completed")
     assert list(store.glob("reports/*/index.html"))
