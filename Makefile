@@ -33,6 +33,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive flows tasks storage
+	$(BIN)/python scripts/audit.py
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

@@ -98,7 +98,7 @@ class Stack:
             "PREFECT_API_AUTH_STRING": self.known["auth"],
             "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{ports['s3']}",
             "AWS_ACCESS_KEY_ID": "stack",
-            "AWS_SECRET_ACCESS_KEY": "stack",
+            "AWS_SECRET_ACCESS_KEY": self.known["password"],
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "DO_NOT_TRACK": "1",

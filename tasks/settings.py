@@ -37,7 +37,7 @@ def read_yaml(
         One line that names the file.
     """
     try:
-        content = yaml.load(path.expanduser().read_text(encoding="utf-8"), loader)  # noqa: S506  (both loaders are safe)
+        content = yaml.load(path.expanduser().read_text(encoding="utf-8"), loader)  # noqa: S506  (both loaders are safe)  # nosec
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}: give a YAML file with lines such as `{example}`") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -217,7 +217,7 @@ class Web:
         if isinstance(error, TryAgainError) and error.retry_after_s is not None:
             return 0.0  # the host is paused
         longest_s = min(LONGEST_BACKOFF_S, self._settings.backoff_s * 2.0 ** (state.attempt_number - 1))
-        return random.uniform(0.5, 1.0) * longest_s  # noqa: S311  (not a secret)
+        return random.uniform(0.5, 1.0) * longest_s  # noqa: S311  (not a secret)  # nosec B311
 
     def _attempt(self, url: str, max_bytes: int, body: Any) -> bytes:
         """One attempt, along its redirects."""

@@ -51,7 +51,7 @@ def dataset_card(
     str
         Text from the tables is escaped. Text from the notes may be Markdown, but can start no section of the card.
     """
-    environment = jinja2.Environment(  # noqa: S701  (Markdown: the filters escape)
+    environment = jinja2.Environment(  # noqa: S701  (Markdown: the filters escape)  # nosec B701
         loader=jinja2.PackageLoader("tasks.describe"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

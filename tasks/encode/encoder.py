@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # nosec B403
 
 import numpy as np
 import numpy.typing as npt

@@ -217,7 +217,7 @@ def test_a_run_outlives_its_server(stack: Stack, client: SyncPrefectClient, phot
     assert list(store.glob("reports/*/index.html"))
 
 
-def test_two_pipelines_at_once_on_one_store_on_s3(
+def test_two_pipelines_at_once_on_one_store_on_s3_and_no_secret_is_in_what_they_leave(
     stack: Stack, client: SyncPrefectClient, photographs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in stack.environment.items():
@@ -236,6 +236,20 @@ def test_two_pipelines_at_once_on_one_store_on_s3(
     store = Store(store_path("s3://placeprint/store"))
     assert store.version("images").counts["kept"] == 48
     assert len(store.versions("metrics")) == 1
+    said = by_hand.stdout + by_hand.stderr + (stack.folder / "worker.log").read_text()
+    said += "".join(log.message for log in client.read_logs(limit=200))
+    said += str([(each.data, each.description) for each in client.read_artifacts(limit=200)])
+    said += str([(run.parameters, run.state) for run in client.read_flow_runs(limit=200)])
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file())
+    kept += b"".join(
+        path.read_bytes()
+        for pattern in ("runs/*.json", "tables/*/*/manifest.json", "reports/*/*")
+        for path in store.root.glob(pattern)
+    )
+    assert len(said) > 10_000
+    for secret in (stack.known["password"], stack.known["auth"].partition(":")[2], TOKEN):
+        assert secret not in said
+        assert secret.encode() not in kept
 
 
 def test_strangers_are_refused(stack: Stack) -> None:
