@@ -47,6 +47,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/split.py
 	$(BIN)/python benchmarks/heads.py
+	$(BIN)/python benchmarks/orchestration.py
 
 stack: $(VENV)/.installed-test
 	$(BIN)/python scripts/stack.py up

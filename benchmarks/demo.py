@@ -26,13 +26,9 @@ def seconds_of_run(store: Path) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        first, second = (seconds_of_run(Path(folder) / "store") for _ in range(2))
-    line = (
-        f"| {datetime.now(UTC):%Y-%m-%d} | demo | {os.cpu_count()} cores, {platform.machine()} | "
-        f"first run {first:.1f} s, second run {second:.1f} s | {first / second:.0f}x |\n"
-    )
+def append(what: str, figures: str, ratio: str) -> None:
+    """Add a line to the results, with the date and this machine."""
+    line = f"| {datetime.now(UTC):%Y-%m-%d} | {what} | {os.cpu_count()} cores, {platform.machine()} | {figures} | {ratio} |\n"
     if not RESULTS.exists():
         RESULTS.write_text(
             "# Benchmark results\n\n| date | what | machine | figures | ratio |\n| --- | --- | --- | --- | --- |\n"
@@ -40,6 +36,12 @@ def main() -> None:
     with RESULTS.open("a") as stream:
         stream.write(line)
     print(line)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (seconds_of_run(Path(folder) / "store") for _ in range(2))
+    append("demo", f"first run {first:.1f} s, second run {second:.1f} s", f"{first / second:.0f}x")
 
 
 if __name__ == "__main__":

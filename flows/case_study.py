@@ -12,7 +12,7 @@ from flows.dedup import dedup
 from flows.encode import encode
 from flows.progress import counting, say, working
 from flows.settings import Settings
-from flows.shortfalls import end_with_warning
+from flows.shortfalls import see_if_it_fell_short
 from flows.split import split
 from storage.catalog import refresh_catalog
 from storage.runs import RunRecord, recorded
@@ -36,7 +36,7 @@ from tasks.split.case_study import TRAINING_SETS
 from tasks.split.settings import CaseStudySettings as CaseStudySplit
 
 
-@flow(name="case-study", flow_run_name="case study of {settings.collect.title}", on_completion=[end_with_warning])
+@flow(name="case-study", flow_run_name="case study of {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def case_study(settings: Settings) -> StorePath:
     """Collect, encode, make the study's data sets, fit its heads, test its hypotheses; returns the report's page.
 

@@ -11,7 +11,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.progress import gather, say, say_who_is_waited_for, working
 from flows.settings import Settings
-from flows.shortfalls import check_rejects, end_with_warning
+from flows.shortfalls import check_rejects, see_if_it_fell_short
 from flows.stopping import stoppable
 from storage.host_locks import alone
 from storage.runs import RunRecord, recorded
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 @flow(
     name="collect",
     flow_run_name="collect {settings.collect.title}",
-    on_completion=[end_with_warning],
+    on_completion=[see_if_it_fell_short],
     task_runner=RUNNER,
 )
 def collect(settings: Settings) -> str:

@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows.progress import say, working
 from flows.settings import Settings
-from flows.shortfalls import end_with_warning
+from flows.shortfalls import see_if_it_fell_short
 from storage.errors import StoreError
 from storage.runs import recorded
 from storage.store import Store, TableVersion
@@ -18,7 +18,7 @@ from tasks.dedup.steps import find_duplicates
 from tasks.encode.recipes import embeddings_recipe
 
 
-@flow(name="dedup", flow_run_name="dedup {settings.collect.title}", on_completion=[end_with_warning])
+@flow(name="dedup", flow_run_name="dedup {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def dedup(settings: Settings, embeddings: str | None = None) -> str:
     """Find near-duplicates among embeddings (by default those made last); returns the fingerprint of both tables.
 

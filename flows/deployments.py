@@ -75,7 +75,7 @@ def deployments(settings: Settings, name: str, *, work_pool: str | None = None) 
 
 def serve_all(settings: Settings, name: str, port: int) -> None:
     """Run a server, where none is named in the environment, and all deployments, until it is stopped."""
-    with _server(port):
+    with server(port):
         with get_client(sync_client=True) as client:
             register_automations(client)
         serve(*deployments(settings, name), limit=None)
@@ -124,7 +124,7 @@ def _absolute(settings: Settings) -> str:
 
 
 @contextmanager
-def _server(port: int) -> Iterator[None]:
+def server(port: int) -> Iterator[None]:
     """A Prefect server on this machine while the block runs; the one that the environment names, if it names one."""
     if PREFECT_API_URL.value():
         yield

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.progress import say, working
 from flows.settings import Settings
-from flows.shortfalls import end_with_warning
+from flows.shortfalls import see_if_it_fell_short
 from storage.runs import recorded
 from storage.s3_path import StorePath
 from storage.store import Store
@@ -19,7 +19,7 @@ from tasks.describe.notes import load_notes
 from tasks.describe.steps import CARD, collections, describe_collection, safe_name
 
 
-@flow(name="describe", flow_run_name="describe {settings.collect.title}", on_completion=[end_with_warning])
+@flow(name="describe", flow_run_name="describe {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def describe(settings: Settings, images: str | None = None) -> list[StorePath]:
     """Describe every collection of the images collected last, or of a version; returns the folders.
 

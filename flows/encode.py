@@ -15,7 +15,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from flows.progress import gather, say, say_who_is_waited_for, working
 from flows.settings import Settings
-from flows.shortfalls import check_recall, check_rejects, check_starved, end_with_warning
+from flows.shortfalls import check_recall, check_rejects, check_starved, see_if_it_fell_short
 from storage.errors import PlaceprintError
 from storage.host_locks import alone
 from storage.runs import RunRecord, last_figures, recorded
@@ -41,7 +41,7 @@ SHARDS_A_DEVICE = 2
 @flow(
     name="encode",
     flow_run_name="encode {settings.collect.title} with {settings.encode.encoder.title}",
-    on_completion=[end_with_warning],
+    on_completion=[see_if_it_fell_short],
 )
 def encode(settings: Settings, images: str | None = None) -> dict[str, str]:
     """Embed the images (by default those collected last) and the prompts; returns the fingerprints by table."""

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.progress import say, working
 from flows.settings import Settings
-from flows.shortfalls import check_metrics, end_with_warning
+from flows.shortfalls import check_metrics, see_if_it_fell_short
 from storage.errors import StoreError
 from storage.runs import recorded
 from storage.store import Store
@@ -15,7 +15,7 @@ from tasks.heads.steps import fit_heads, fit_recipe
 TABLES = ("predictions", "metrics")
 
 
-@flow(name="fit", flow_run_name="fit heads on {settings.collect.title}", on_completion=[end_with_warning])
+@flow(name="fit", flow_run_name="fit heads on {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def fit(
     settings: Settings, embeddings: str | None = None, prompts: str | None = None, splits: str | None = None
 ) -> str:

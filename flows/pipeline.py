@@ -8,22 +8,27 @@ from flows.collect import collect
 from flows.dedup import dedup
 from flows.encode import encode
 from flows.fit import fit
+from flows.plan import Plan
 from flows.progress import say
-from flows.publish import publish
+from flows.publish import publish, show_report
 from flows.settings import Settings
-from flows.shortfalls import end_with_warning
+from flows.shortfalls import see_if_it_fell_short
 from flows.split import split
 from storage.catalog import refresh_catalog
-from storage.runs import recorded
+from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
 from storage.store import Store
+from tasks.report.steps import report_recipe
 
 
-@flow(name="pipeline", flow_run_name="pipeline of {settings.collect.title}", on_completion=[end_with_warning])
+@flow(name="pipeline", flow_run_name="pipeline of {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def pipeline(settings: Settings) -> StorePath | None:
     """Run the whole pipe; returns the report's page, or None where there are no labels to learn from."""
     store = Store(settings.store)
-    with recorded(store, "pipeline", settings.model_dump(mode="json")):
+    with recorded(store, "pipeline", settings.model_dump(mode="json")) as run:
+        page = _finished_page(store, settings, run)
+        if page is not None:
+            return page
         images = collect(settings)
         made = encode(settings, images)
         labels = store.version("images", images).read(["label"])["label"].unique()
@@ -35,5 +40,19 @@ def pipeline(settings: Settings) -> StorePath | None:
         splits = split(settings, images, duplicates, made["embeddings"])
         metrics = fit(settings, made["embeddings"], made["prompts"], splits)
         page = publish(settings, metrics)
+        show_report(store, settings, report_recipe(settings.publish, metrics))
         refresh_catalog(store)
         return page
+
+
+def _finished_page(store: Store, settings: Settings, run: RunRecord) -> StorePath | None:
+    """The report's page where everything is there: seen at once, without a flow run for each stage."""
+    plan = Plan.of(settings)
+    page = plan.finished_page(store, settings) if plan is not None else None
+    if plan is None or page is None:
+        return None
+    run.reused.append("pipeline")
+    run.tables.update(plan.metrics.inputs, metrics=plan.metrics.fingerprint)
+    refresh_catalog(store)
+    say("pipeline: nothing to do, the report is there: %s", page)
+    return page

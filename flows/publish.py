@@ -14,14 +14,14 @@ from flows.links import address
 from flows.plan import report_page
 from flows.progress import say, working
 from flows.settings import Settings
-from flows.shortfalls import end_with_warning
+from flows.shortfalls import see_if_it_fell_short
 from storage.runs import recorded
 from storage.s3_path import StorePath
-from storage.store import Store
+from storage.store import Recipe, Store
 from tasks.report.steps import publish_report, report_images, report_recipe, report_summary
 
 
-@flow(name="publish", flow_run_name="publish {settings.publish.title}", on_completion=[end_with_warning])
+@flow(name="publish", flow_run_name="publish {settings.publish.title}", on_completion=[see_if_it_fell_short])
 def publish(settings: Settings, metrics: str | None = None) -> StorePath:
     """Write the report on some metrics (by default those made last); returns the path of its page."""
     store = Store(settings.store)
@@ -35,12 +35,18 @@ def publish(settings: Settings, metrics: str | None = None) -> StorePath:
             return page
         with working("publish"):
             publish_report(store.root, settings.publish, recipe)
-            rows, markdown = report_summary(store, recipe)
-            create_table_artifact(key="metrics", table=rows, description=settings.publish.title)
-            link = address(page)
-            create_markdown_artifact(key="report", markdown=f"[{link}]({link})\n\n{markdown}", description=str(page))
-            create_link_artifact(link, key="report-page", link_text=settings.publish.title)
-            for name, image in report_images(page.parent):
-                create_image_artifact(image, key=f"report-{name}", description=f"{settings.publish.title}: {name}")
+        show_report(store, settings, recipe)
         say("publish: %s", page)
         return page
+
+
+def show_report(store: Store, settings: Settings, recipe: Recipe) -> None:
+    """Have the Prefect UI show a report on the page of the flow run that is under way: its main table, its figures, a link."""
+    page, title = report_page(store, recipe), settings.publish.title
+    rows, markdown = report_summary(store, recipe)
+    link = address(page)
+    create_table_artifact(key="metrics", table=rows, description=title)
+    create_markdown_artifact(key="report", markdown=f"[{link}]({link})\n\n{markdown}", description=str(page))
+    create_link_artifact(link, key="report-page", link_text=title, description=str(page))
+    for name, image in report_images(page.parent):
+        create_image_artifact(image, key=f"report-{name}", description=f"{title}: {name}")

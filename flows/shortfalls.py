@@ -39,7 +39,7 @@ UNWANTED = (
 _shortfalls: dict[UUID, list[str]] = defaultdict(list)
 
 
-def end_with_warning(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  (Prefect's names)
+def see_if_it_fell_short(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  (Prefect's names)
     """Of a flow run that has completed and fell short: change its state to `Warning`, of the type of failed ones.
 
     A hook of all flows. The flow's caller has its value nevertheless, so that a pipeline goes on.

@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.progress import say, working
 from flows.settings import Settings
-from flows.shortfalls import end_with_warning
+from flows.shortfalls import see_if_it_fell_short
 from storage.runs import recorded
 from storage.store import Store, TableVersion
 from tasks.dedup.kept import duplicates_for
@@ -16,7 +16,7 @@ from tasks.split.kinds import needs_embeddings
 from tasks.split.steps import split_images, split_recipe
 
 
-@flow(name="split", flow_run_name="split {settings.collect.title}", on_completion=[end_with_warning])
+@flow(name="split", flow_run_name="split {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def split(
     settings: Settings, images: str | None = None, duplicates: str | None = None, embeddings: str | None = None
 ) -> str:

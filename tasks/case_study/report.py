@@ -36,7 +36,7 @@ def verdict_table(store: Store, tests: str) -> pl.DataFrame:
     return verdicts.select("hypothesis", "verdict", "verdict_holm", "claim").sort("hypothesis")
 
 
-@task(name="publish-case-study", cache_policy=NO_CACHE)
+@task(name="publish-case-study", task_run_name="publish case study", cache_policy=NO_CACHE)
 def publish_study(root: StorePath, settings: StudySettings, recipe: Recipe) -> None:
     """Write what the report is made from, tables, figures and, last, ``index.html`` into the report's folder."""
     store = Store(root)

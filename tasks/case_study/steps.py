@@ -44,7 +44,7 @@ _LOOK_AGAIN_S = 1.0
 Rows = dict[str, list[pa.Table]]
 
 
-@task(name="zero-shot-experiment", cache_policy=NO_CACHE)
+@task(name="zero-shot-experiment", task_run_name="zero shot experiment", cache_policy=NO_CACHE)
 def zero_shot_experiment(root: StorePath, settings: StudySettings, recipe: Recipe) -> bool:
     """See that the shard of the zero-shot experiment is there; returns whether it had to be made."""
     store = Store(root)
@@ -95,7 +95,7 @@ def is_there(store: Store, recipe: Recipe, index: int) -> bool:
     return True
 
 
-@task(name="commit-case-study", cache_policy=NO_CACHE)
+@task(name="commit-case-study", task_run_name="commit case study", cache_policy=NO_CACHE)
 def commit_case_study(root: StorePath, recipe: Recipe, units: list[str]) -> int:
     """Commit the tables, once every unit is there; returns the number of metrics."""
     store = Store(root)
@@ -110,7 +110,7 @@ def commit_case_study(root: StorePath, recipe: Recipe, units: list[str]) -> int:
     return versions["metrics"].rows
 
 
-@task(name="test-hypotheses", cache_policy=NO_CACHE)
+@task(name="test-hypotheses", task_run_name="test hypotheses", cache_policy=NO_CACHE)
 def judge_hypotheses(root: StorePath, settings: StudySettings, recipe: Recipe, plan: Plan) -> dict[str, str]:
     """Test what the plan claims, and commit `tests` and `verdicts`; returns hypothesis -> verdict."""
     store = Store(root)

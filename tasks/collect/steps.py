@@ -215,7 +215,7 @@ def collect_shard(
     return ShardCounts(len(images), len(rejects), tuple(f"{source_name}/{item.path}" for item, _ in missing))
 
 
-@task(name="commit-images", cache_policy=NO_CACHE)
+@task(name="commit-images", task_run_name="commit images", cache_policy=NO_CACHE)
 def commit_images(
     root: StorePath,
     recipe: Recipe,

@@ -39,7 +39,7 @@ from tasks.encode.settings import EncodeSettings
 PAIRS_A_SHARD = 1_000_000
 
 
-@task(name="find-duplicates", cache_policy=NO_CACHE)
+@task(name="find-duplicates", task_run_name="find duplicates", cache_policy=NO_CACHE)
 def find_duplicates(root: StorePath, settings: DedupSettings, encode: EncodeSettings, recipe: Recipe) -> dict[str, int]:
     """Label pairs, fit the threshold, find all pairs, group them, and commit both tables; returns the counts.
 

@@ -137,7 +137,7 @@ def picture_loader(settings: EncodeSettings, encoder: Encoder, device: str, pict
     )
 
 
-@task(name="commit-embeddings", cache_policy=NO_CACHE)
+@task(name="commit-embeddings", task_run_name="commit embeddings", cache_policy=NO_CACHE)
 def commit_embeddings(
     root: StorePath, settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], n_images: int
 ) -> dict[str, int]:
@@ -184,7 +184,7 @@ class IndexFound(NamedTuple):
     is_new: bool
 
 
-@task(name="index-embeddings", cache_policy=NO_CACHE)
+@task(name="index-embeddings", task_run_name="index embeddings", cache_policy=NO_CACHE)
 def index_embeddings(root: StorePath, settings: IndexSettings, fingerprint: str) -> IndexFound:
     """See that the index is there, of the kind that is wanted."""
     store = Store(root)
@@ -205,7 +205,7 @@ def loader_threads(settings: EncodeSettings) -> int:
     return max(1, (os.cpu_count() or 1) // len(settings.encoder.device.split(",")))
 
 
-@task(name="encode-prompts", cache_policy=NO_CACHE)
+@task(name="encode-prompts", task_run_name="encode prompts", cache_policy=NO_CACHE)
 def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) -> int:
     """Embed every template of every class and commit the table; returns the number of prompts."""
     from tasks.encode.encoder import load_encoder

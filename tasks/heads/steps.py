@@ -46,7 +46,7 @@ class _Scored:
     scores: Vectors
 
 
-@task(name="fit-heads", cache_policy=NO_CACHE)
+@task(name="fit-heads", task_run_name="fit heads", cache_policy=NO_CACHE)
 def fit_heads(root: StorePath, settings: FitSettings, recipe: Recipe) -> int:
     """Fit every head on the part train, judge it on the others, commit both tables; returns the number of metrics."""
     store = Store(root)

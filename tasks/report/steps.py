@@ -39,7 +39,7 @@ def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
     return Recipe("publish", STEP_VERSION, settings.model_dump(mode="json"), {"metrics": metrics})
 
 
-@task(name="publish-report", cache_policy=NO_CACHE)
+@task(name="publish-report", task_run_name="publish report", cache_policy=NO_CACHE)
 def publish_report(root: StorePath, settings: PublishSettings, recipe: Recipe) -> None:
     """Write ``recipe.json``, ``metrics.csv``, ``results.md``, figures and, last, ``index.html`` into the report's folder."""
     store = Store(root)

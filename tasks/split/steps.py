@@ -70,7 +70,7 @@ def place_groups(rows: pa.Table) -> list[str]:
     ]
 
 
-@task(name="split-images", cache_policy=NO_CACHE)
+@task(name="split-images", task_run_name="split images", cache_policy=NO_CACHE)
 def split_images(root: StorePath, settings: SplitSettings, recipe: Recipe) -> dict[str, int]:
     """Assign every labelled image that is kept to a part of each split, and commit the table; returns the counts.
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -23,6 +23,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 from flows.schedules import ScheduleSettings
 from flows.settings import load_settings
@@ -73,7 +76,27 @@ def wait_for_run(client: SyncPrefectClient, name: str, process: subprocess.Popen
     raise AssertionError(process.stdout.read() if process.stdout else "no run ended")
 
 
-def test_a_served_schedule_fires_on_the_server_that_serve_starts(tmp_path: Path) -> None:
+def look_at_run(browser: Browser, address: str, run: FlowRun) -> list[str]:
+    """Open a flow run's page in the Prefect UI, and its artifacts one by one; returns what is in the way of a person."""
+    tab = browser.new_page(viewport={"width": 1400, "height": 1300})
+    problems: list[str] = []
+    tab.on("requestfailed", lambda request: problems.append(request.url))
+    tab.goto(f"{address.removesuffix('/api')}/v2/runs/flow-run/{run.id}?tab=Artifacts")
+    tab.get_by_text("report-map").first.wait_for(timeout=60_000)
+    tab.locator("canvas").first.wait_for(timeout=60_000)
+    tab.wait_for_timeout(2000)  # the timeline is drawn there
+    folder = Path("build/screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=folder / "prefect-run.png")
+    for name, shown in {"report-confusion": "img[src^='data:image/svg']", "metrics": "text=zero-shot"}.items():
+        tab.goto(f"{address.removesuffix('/api')}/v2/artifacts/key/{name}")
+        tab.locator(shown).first.wait_for(timeout=60_000)
+    tab.close()
+    return [url for url in problems if not url.startswith(address.removesuffix("/api"))]
+
+
+@pytest.mark.browser
+def test_a_served_schedule_fires_and_the_ui_shows_a_run_with_its_artifacts(tmp_path: Path, browser: Browser) -> None:
     port = free_port()
     alone = {name: value for name, value in environment(tmp_path / "home").items() if name != "PREFECT_API_URL"}
     command = ["serve", *options(tmp_path, "schedules={collect: {interval_s: 10}}"), "--name", "served", "--port", port]
@@ -93,6 +116,10 @@ def test_a_served_schedule_fires_on_the_server_that_serve_starts(tmp_path: Path)
             assert run.auto_scheduled
             assert {"placeprint", "collect"} <= set(run.tags)
             assert Store(tmp_path / "store").version("images").rows == 6
+            by_hand = start("run", *options(tmp_path, "fit.n_resamples=100"), home=tmp_path / "other")
+            assert by_hand.wait(240) == 0, by_hand.stdout and by_hand.stdout.read()
+            (shown,) = [each for each in client.read_flow_runs() if each.name == "pipeline of photos"]
+            assert look_at_run(browser, address, shown) == []
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
