@@ -46,7 +46,7 @@ def show_report(store: Store, settings: Settings, recipe: Recipe) -> None:
     rows, markdown = report_summary(store, recipe)
     link = address(page)
     create_table_artifact(key="metrics", table=rows, description=title)
-    create_markdown_artifact(key="report", markdown=f"[{link}]({link})\n\n{markdown}", description=str(page))
-    create_link_artifact(link, key="report-page", link_text=title, description=str(page))
+    create_markdown_artifact(key="report", markdown=f"[{link}]({link})\n\n{markdown}", description=title)
+    create_link_artifact(link, key="report-page", link_text=title, description=title)
     for name, image in report_images(page.parent):
         create_image_artifact(image, key=f"report-{name}", description=f"{title}: {name}")

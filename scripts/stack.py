@@ -148,6 +148,7 @@ class Stack:
             "PREFECT_SERVER_UI_API_URL": url,
             "PREFECT_UI_URL": url.removesuffix("/api"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # it asks the internet
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self._start("server", command, **given)
