@@ -51,7 +51,8 @@ def _finished_page(store: Store, settings: Settings, run: RunRecord) -> StorePat
     page = plan.finished_page(store, settings) if plan is not None else None
     if plan is None or page is None:
         return None
-    run.reused.append("pipeline")
+    dedup_too = [] if plan.duplicates is None else ["dedup"]
+    run.reused += ["collect", "embeddings", "prompts", *dedup_too, "split", "fit", "publish"]
     run.tables.update(plan.metrics.inputs, metrics=plan.metrics.fingerprint)
     refresh_catalog(store)
     say("pipeline: nothing to do, the report is there: %s", page)
