@@ -17,13 +17,19 @@ FLOW_RUNS_S = 30.0
 
 
 def flow_runs() -> set[int]:
-    """The processes in which workers, and ``placeprint serve``, run flows."""
+    """The processes below this one in which a worker, or ``placeprint serve``, runs flows."""
+    parents: dict[int, int] = {}
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
             if b"prefect.engine" in (process / "cmdline").read_bytes().split(b"\0"):
                 found.add(int(process.name))
-    return found
+
+    def below(process: int) -> bool:
+        return process == os.getpid() or (process in parents and below(parents[process]))
+
+    return {process for process in found if below(process)}
 
 
 def stop_flow_runs() -> None:

@@ -82,9 +82,9 @@ class CheckError(Exception):
 # ---------------------------------------------------------------------------------------------- what is printed
 
 
-def say(place: str, text: str, started: float | None = None) -> None:
+def say(place: str, text: str, begun: float | None = None) -> None:
     """One line: where, what, and how long it took."""
-    took = "" if started is None else f"{time.monotonic() - started:8.1f} s"
+    took = "" if begun is None else f"{time.monotonic() - begun:8.1f} s"
     print(f"{place:<22} {' '.join(text.split())[:88]:<88}{took}".rstrip(), flush=True)
 
 
@@ -330,15 +330,15 @@ def build(target: str, arguments: dict[str, str], workshop: Workshop) -> Image:
 
 
 def build_stage(stage: Stage, images: dict[str, Image], arguments: dict[str, str], workshop: Workshop) -> Image:
-    started = time.monotonic()
+    begun = time.monotonic()
     image = images.get(stage.base) or base_image(workshop)
     changes = workshop.folder("layers", stage.name)
     known: dict[str, str] = {}
     with mounted(image.layers, workshop, changes=changes, shm=DEFAULT_SHM) as root:
         kind = "stage" if stage.base in images else base_system(root, image)
-        say(stage.name, f"FROM {stage.base} ({kind})", started)
+        say(stage.name, f"FROM {stage.base} ({kind})", begun)
         for instruction in stage.instructions:
-            started = time.monotonic()
+            begun = time.monotonic()
             if instruction.keyword == "ARG":
                 name, _, default = instruction.rest.partition("=")
                 known[name] = arguments.get(name, default.strip('"'))
@@ -349,7 +349,7 @@ def build_stage(stage: Stage, images: dict[str, Image], arguments: dict[str, str
             else:
                 image = configured(image, instruction, root, known)
             options = "".join(f"--{name}={value} " for name, value in instruction.options.items())
-            say(stage.name, f"{instruction.keyword} {options}{instruction.rest}", started)
+            say(stage.name, f"{instruction.keyword} {options}{instruction.rest}", begun)
     return replace(image, layers=(changes, *image.layers))
 
 
@@ -904,7 +904,8 @@ def missing_for_run() -> str | None:
         return "root"
     if "overlay" not in Path("/proc/filesystems").read_text(encoding="utf-8"):
         return "overlayfs"
-    return next((f"the program {name}" for name in ("unshare", "nsenter", "setpriv") if not shutil.which(name)), None)
+    programs = ("mkfs.ext4", "mount", "nsenter", "setpriv", "unshare")
+    return next((f"the program {name}" for name in programs if not shutil.which(name)), None)
 
 
 def own_disk(folder: Path) -> Path:
@@ -959,7 +960,7 @@ def main(given: Sequence[str] | None = None) -> int:
         if arguments.what == "lint":
             return 0
         if lacking := missing_for_run():
-            raise CheckError(f"run needs root, overlayfs, and util-linux: there is no {lacking}")
+            raise CheckError(f"run needs root, overlayfs, util-linux and e2fsprogs: there is no {lacking}")
         if arguments.scratch is None:
             return run_apart(sys.argv[1:] if given is None else given)
         workshop = Workshop(own_disk(arguments.scratch), arguments.base.resolve(), arguments.cache)
@@ -972,6 +973,8 @@ def main(given: Sequence[str] | None = None) -> int:
     except CheckError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 
