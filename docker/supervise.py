@@ -14,6 +14,8 @@ from pathlib import Path
 
 # How long flow runs may take to say that they stop. compose.yaml's stop_grace_period is longer.
 FLOW_RUNS_S = 30.0
+# How long the worker then has to tell of those that did not say so themselves.
+REPORT_S = 2.0
 
 
 def flow_runs() -> set[int]:
@@ -42,6 +44,8 @@ def stop_flow_runs() -> None:
                 os.kill(process, signal.SIGTERM)
         told |= running
         time.sleep(0.1)
+    if told:
+        time.sleep(REPORT_S)
 
 
 def supervise(words: list[str]) -> int:

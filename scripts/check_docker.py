@@ -70,9 +70,10 @@ LENT_VARIABLES = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_", "HTTP_PROXY", "HTT
 DISK_BYTES = 100 * 10**9  # at most: it takes what is written
 DEFAULT_SHM = "64m"  # Docker's
 DEFAULT_STOP_S = 10.0  # Docker's
-# Two runs with different settings, so that both have something to do; with fewer images there is nothing to split.
+# Two runs with different settings, so that both have something to do; with fewer images there is nothing to split, and with
+# so few the metrics of two seeds differ more than a run may fall short.
 FIRST_RUN = ("--set", "collect.sources.0.images_per_country=3")
-WORKERS_RUN = ("--set", "collect.sources.0.images_per_country=3", "--set", "collect.sources.0.seed=1")
+WORKERS_RUN = (*FIRST_RUN, "--set", "collect.sources.0.seed=1", "--set", "quality.metrics=[]")
 
 
 class CheckError(Exception):
@@ -563,7 +564,7 @@ def read_service(name: str, given: dict[str, Any]) -> Service:
         name=name,
         entrypoint=tuple(given["entrypoint"]) if "entrypoint" in given else None,
         command=tuple(given["command"]) if "command" in given else None,
-        environment={key: str(value) for key, value in given.get("environment", {}).items()},
+        environment={key: str(value) for key, value in given.get("environment", {}).items() if value is not None},
         volumes=tuple(given.get("volumes", ())),
         tmpfs=tuple(given.get("tmpfs", ())),
         read_only=given.get("read_only", False),
@@ -579,10 +580,11 @@ def started(service: Service, image: Image, workshop: Workshop) -> Iterator[Cont
     changes = None if service.read_only else workshop.folder("changes", service.name)
     with mounted(image.layers, workshop, changes=changes, shm=service.shm) as root:
         bind(workshop.scratch / "hosts", root, "/etc/hosts", read_only=True)
+        volumes = volumes_of(service, image, root, workshop)  # looked up before any of them hides another
         for target in service.tmpfs:
             run("mount", "-t", "tmpfs", "-o", "mode=1777,nosuid,nodev,noexec", "tmpfs", root / target.lstrip("/"))
-        for volume in (*service.volumes, *image.volumes):
-            mount_volume(volume, [each.split(":")[1] for each in service.volumes], root, workshop)
+        for target, (source, read_only) in sorted(volumes.items()):
+            bind(source, root, target, read_only=read_only)
         words = [*(service.entrypoint or image.entrypoint), *command_of(service, image)]
         environment = {"HOME": home(root, image.user), **image.environment, **service.environment}
         log = workshop.folder("logs") / service.name
@@ -609,19 +611,24 @@ def command_of(service: Service, image: Image) -> tuple[str, ...]:
     return () if service.entrypoint is not None else image.command
 
 
-def mount_volume(volume: str, taken: Sequence[str], root: Path, workshop: Workshop) -> None:
-    """A folder of compose.yaml's neighbourhood, a named volume, or the image's own where there is none."""
-    source, target, *options = volume.split(":") if ":" in volume else ("anonymous", volume)
-    if source == "anonymous" and target in taken:
-        return
-    if source.startswith("."):
-        bind((COMPOSE_FILE.parent / source).resolve(), root, target, read_only="ro" in options)
-        return
-    place = workshop.scratch / "volumes" / source
-    if not place.exists():  # as Docker does: a new volume begins with what the image has there, and as whose
-        place.parent.mkdir(parents=True, exist_ok=True)
+def volumes_of(service: Service, image: Image, root: Path, workshop: Workshop) -> dict[str, tuple[Path, bool]]:
+    """What is to be seen at which place, and whether it is read-only: folders of this project, volumes, the image's own."""
+    found = {target: (new_volume("anonymous", target, root, workshop), False) for target in image.volumes}
+    for volume in service.volumes:
+        source, target, *options = volume.split(":")
+        if source.startswith("."):
+            found[target] = ((COMPOSE_FILE.parent / source).resolve(), "ro" in options)
+        else:
+            found[target] = (new_volume(source, target, root, workshop), False)
+    return found
+
+
+def new_volume(name: str, target: str, root: Path, workshop: Workshop) -> Path:
+    """A volume; one that is new begins, as with Docker, with what the image has there, and as whose."""
+    place = workshop.folder("volumes") / name
+    if not place.exists():
         run("cp", "--archive", root / target.lstrip("/"), place)
-    bind(place, root, target)
+    return place
 
 
 def run_to_its_end(service: Service, image: Image, workshop: Workshop, *, limit_s: float = 900.0) -> str:
