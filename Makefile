@@ -35,6 +35,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive flows tasks storage
 	$(BIN)/python scripts/audit.py
+	$(BIN)/python scripts/check_docker.py lint
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
