@@ -17,17 +17,11 @@ from storage.host_locks import alone
 from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
 from storage.store import Store
+from tasks.collect.recipes import collect_recipe, known_listings
 from tasks.collect.service import ServiceSettings
 from tasks.collect.source import Item
 from tasks.collect.sources import open_sources
-from tasks.collect.steps import (
-    collect_recipe,
-    collect_shard,
-    commit_images,
-    known_listings,
-    list_source,
-    listed,
-)
+from tasks.collect.steps import collect_shard, commit_images, list_source, listed
 
 TABLES = ("rejects", "images")
 

@@ -10,7 +10,8 @@ from flows.shortfalls import check_metrics, see_if_it_fell_short
 from storage.errors import StoreError
 from storage.runs import recorded
 from storage.store import Store
-from tasks.heads.steps import fit_heads, fit_recipe
+from tasks.heads.recipes import fit_recipe
+from tasks.heads.steps import fit_heads
 
 TABLES = ("predictions", "metrics")
 

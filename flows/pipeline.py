@@ -18,7 +18,7 @@ from storage.catalog import refresh_catalog
 from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
 from storage.store import Store
-from tasks.report.steps import report_recipe
+from tasks.report.recipes import report_recipe
 
 
 @flow(name="pipeline", flow_run_name="pipeline of {settings.collect.title}", on_completion=[see_if_it_fell_short])

@@ -8,13 +8,13 @@ from flows.settings import Settings
 from storage.faiss_index import has_index
 from storage.s3_path import StorePath
 from storage.store import Recipe, Store
-from tasks.collect.steps import collect_recipe, known_listings
+from tasks.collect.recipes import collect_recipe, known_listings
 from tasks.dedup.recipes import TABLES as DEDUP_TABLES
 from tasks.dedup.recipes import dedup_recipe
 from tasks.encode.recipes import IMAGE_TABLES, embeddings_recipe, prompts_recipe
-from tasks.heads.steps import fit_recipe
-from tasks.report.steps import report_recipe
-from tasks.split.steps import split_recipe
+from tasks.heads.recipes import fit_recipe
+from tasks.report.recipes import report_recipe
+from tasks.split.recipes import split_recipe
 
 
 @dataclass(frozen=True)

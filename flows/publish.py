@@ -18,7 +18,8 @@ from flows.shortfalls import see_if_it_fell_short
 from storage.runs import recorded
 from storage.s3_path import StorePath
 from storage.store import Recipe, Store
-from tasks.report.steps import publish_report, report_images, report_recipe, report_summary
+from tasks.report.recipes import report_recipe
+from tasks.report.steps import publish_report, report_images, report_summary
 
 
 @flow(name="publish", flow_run_name="publish {settings.publish.title}", on_completion=[see_if_it_fell_short])

@@ -12,8 +12,8 @@ from storage.runs import recorded
 from storage.store import Store, TableVersion
 from tasks.dedup.kept import duplicates_for
 from tasks.report.tables import markdown_table
-from tasks.split.kinds import needs_embeddings
-from tasks.split.steps import split_images, split_recipe
+from tasks.split.recipes import needs_embeddings, split_recipe
+from tasks.split.steps import split_images
 
 
 @flow(name="split", flow_run_name="split {settings.collect.title}", on_completion=[see_if_it_fell_short])

@@ -51,7 +51,7 @@ def run(
 
 def _print_results(store: StorePath) -> None:
     from storage.store import Store
-    from tasks.report.steps import main_results
+    from tasks.report.results import main_results
 
     results = main_results(Store(store))
     shown = results.select("head", "configuration", "accuracy %", "top-5 %", cs.matches("^region|^mixed F1$"))

@@ -6,9 +6,8 @@ Every item that a source lists ends in exactly one of the two tables.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,16 +28,14 @@ from storage.schemas import IMAGES, REJECTS, RejectReason
 from storage.store import Recipe, Store, TableVersion, write_parquet
 from tasks.collect.keep import Keeper, web_of
 from tasks.collect.label_edits import edited, load_label_edits, spellings
-from tasks.collect.listing import Listings, listing_digest, read_listing, write_listing
+from tasks.collect.listing import Listings, read_listing, write_listing
 from tasks.collect.service import FetchError, ServiceSettings
 from tasks.collect.settings import CollectSettings
-from tasks.collect.source import CollectionSettings, Item, Source
+from tasks.collect.source import Item, Source
 from tasks.collect.sources import open_sources
 from tasks.collect.web import OFFLINE
 from tasks.images import ImageError
 from tasks.labels.label_set import FROM_DATA, load_label_set
-
-STEP_VERSION = 2
 
 
 class UnreachableError(PlaceprintError):
@@ -52,62 +49,6 @@ class ShardCounts:
     kept: int
     rejected: int
     unreachable: tuple[str, ...]
-
-
-def known_listings(root: StorePath, settings: CollectSettings) -> dict[str, StorePath] | None:
-    """The listing of each service, if all are there and need not be made again; else None."""
-    found = {}
-    for source in open_sources(settings.sources):
-        if isinstance(source.settings, ServiceSettings):
-            listing = None if settings.refresh else Listings(root, source).latest()
-            if listing is None:
-                return None
-            found[source.name] = listing
-    return found
-
-
-def collect_recipe(
-    settings: CollectSettings, labels: str, listings: Mapping[str, StorePath], unreachable: Sequence[str] = ()
-) -> Recipe:
-    """What makes the images: settings, what the sources hold now, and what could not be had of it.
-
-    Parameters
-    ----------
-    listings
-        The listing of each service, by collection.
-    unreachable
-        ``collection/path`` of what did not come: while some is missing, the tables are another version than when all
-        has come.
-    """
-    sources = open_sources(settings.sources)
-    inputs = {source.name: source.identity() for source in sources}
-    inputs |= {f"{name}/listing": listing_digest(path) for name, path in listings.items()}
-    if unreachable:
-        text = json.dumps(sorted(unreachable))
-        inputs["unreachable"] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return Recipe(
-        step="collect",
-        step_version=STEP_VERSION,
-        settings={
-            "max_pixels": settings.max_pixels,
-            "max_bytes": settings.max_bytes,
-            "labels": labels,
-            "collections": {source.name: _what_matters(source.settings) for source in sources},
-        },
-        inputs=inputs,
-    )
-
-
-def _what_matters(settings: CollectionSettings) -> dict[str, Any]:
-    """The settings of any collection that change its rows."""
-    return {
-        "label_edits": load_label_edits(settings.label_edits).model_dump(mode="json"),
-        "min_content_share": settings.min_content_share,
-        "crop_to_content": settings.crop_to_content,
-        "licence": settings.licence,
-        "attribution": settings.attribution,
-        "suffixes": settings.suffixes if isinstance(settings, ServiceSettings) else (),
-    }
 
 
 def _may_be_mended(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

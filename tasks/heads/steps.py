@@ -28,13 +28,6 @@ from tasks.metrics.accuracy import region_hits, share_interval, top_k_hits
 from tasks.metrics.mixed import mixed_scores
 from tasks.split.steps import duplicates_of
 
-STEP_VERSION = 3
-
-
-def fit_recipe(settings: FitSettings, inputs: dict[str, str], labels: str) -> Recipe:
-    """What makes predictions and metrics; `inputs` names the versions of images, embeddings, prompts, splits."""
-    return Recipe("fit", STEP_VERSION, {**settings.model_dump(mode="json"), "labels": labels}, inputs)
-
 
 @dataclass(frozen=True)
 class _Scored:

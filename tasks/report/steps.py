@@ -22,21 +22,15 @@ from tasks.collect.countries import country_shapes
 from tasks.labels.label_set import LabelSet, load_label_set
 from tasks.report.duplicates import duplicates_section
 from tasks.report.figures import confusion_matrix, images_per_label, world_map
+from tasks.report.results import main_results
 from tasks.report.settings import PublishSettings
 from tasks.report.splits import splits_section
 from tasks.report.tables import markdown_table, result_table
 from tasks.report.thumbnails import data_address, thumbnail
 
-STEP_VERSION = 6
-
 # Figures of the page that are files, too.
 FIGURES = ("map.png", "images-per-label.svg", "confusion.svg")
 _MAP_PX = 900
-
-
-def report_recipe(settings: PublishSettings, metrics: str) -> Recipe:
-    """What makes a report: its settings, and the metrics (which name all that they were made from)."""
-    return Recipe("publish", STEP_VERSION, settings.model_dump(mode="json"), {"metrics": metrics})
 
 
 @task(name="publish-report", task_run_name="publish report", cache_policy=NO_CACHE)
@@ -68,13 +62,6 @@ def report_summary(store: Store, recipe: Recipe) -> tuple[list[dict[str, Any]], 
     """Rows and Markdown of the main results, for Prefect's artifacts and the terminal."""
     table = main_results(store, recipe.inputs["metrics"])
     return table.to_dicts(), f"## Results on the test part\n\n{markdown_table(table)}"
-
-
-def main_results(store: Store, metrics: str | None = None) -> pl.DataFrame:
-    """The results on the test part over all collections, of every split."""
-    table = pl.DataFrame(store.version("metrics", metrics, step="fit").read())
-    results = result_table(table.filter((pl.col("part") == Part.TEST.value) & (pl.col("source") == "all")))
-    return results.drop("source", "part")
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,6 @@ def _check_parts(split: NamedSplit) -> None:
         raise ValueError(f"no image is in the part {empty[0]}: too few images, places or cells for these sizes")
 
 
-def needs_embeddings(settings: SplitSettings) -> bool:
-    """Whether one of the splits looks at embeddings."""
-    return any(isinstance(kind, SurrogateSettings | ReferenceSettings) for kind in settings.splits)
-
-
 def _groups(settings: SplitSettings, images: SplitImages) -> Texts | None:
     return images.place if settings.keep_together == "place" else None
 

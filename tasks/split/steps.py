@@ -21,38 +21,14 @@ from storage.store import Recipe, Store, TableVersion
 from storage.vectors import Vectors, read_vectors
 from tasks.dedup.kept import kept_images
 from tasks.split.balance import cap, of_large_classes
-from tasks.split.kinds import NOWHERE, NamedSplit, SplitImages, make_splits, needs_embeddings
+from tasks.split.kinds import NOWHERE, NamedSplit, SplitImages, make_splits
 from tasks.split.leaks import Leaks, find_leaks, without_leaks
 from tasks.split.quality import split_quality
-from tasks.split.settings import SplitSettings, SubsetSettings
+from tasks.split.settings import SplitSettings
 
-STEP_VERSION = 2
 # Nothing is learned from these, and nothing judged on them.
 UNUSED_PARTS = (NOWHERE, Part.BUFFER.value, Part.UNUSED.value)
 _COLUMNS = ["image_id", "label", "source", "latitude", "longitude", "captured_at"]
-
-
-def split_recipe(
-    settings: SplitSettings, images: str, *, duplicates: str | None, embeddings: str, labels: str
-) -> Recipe:
-    """What makes the splits: their settings, the images, which are near-duplicates, and what else a split looks at.
-
-    Parameters
-    ----------
-    duplicates
-        None where dedup is off: all images are kept.
-    embeddings, labels
-        Embeddings and label set, which count where a split needs them.
-    """
-    inputs = {"images": images}
-    if duplicates is not None:
-        inputs["duplicates"] = duplicates
-    if needs_embeddings(settings):
-        inputs["embeddings"] = embeddings
-    used: dict[str, Any] = settings.model_dump(mode="json")
-    if any(isinstance(kind, SubsetSettings) and kind.level for kind in settings.splits):
-        used["labels"] = labels
-    return Recipe("split", STEP_VERSION, used, inputs)
 
 
 def duplicates_of(store: Store, recipe: Recipe) -> TableVersion | None:
