@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import write_photos
 from prefect.settings import PREFECT_API_URL
+
+CONFIG = Path(__file__).parents[1] / "configs/folder.yaml"
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -29,3 +32,10 @@ def start(*arguments: str, home: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def folder_options(root: Path, *more: str) -> list[str]:
+    """Options for six photographs in a folder, which are written, and a store beside it."""
+    photos = write_photos(root / "photos", 6)
+    given = [f"collect.sources.0.path={photos}", *more]
+    return ["-c", str(CONFIG), "--store", str(root / "store"), *(part for each in given for part in ("-s", each))]
