@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import OrchestrationResult
@@ -38,19 +39,24 @@ def retry(run: str | None) -> str:
     PlaceprintError
         When there is no such run, or it need not be retried.
     """
-    with get_client(sync_client=True) as client:
-        found = _find(client, run)
-        if found.deployment_id is not None:
-            answer: OrchestrationResult[Any] = client.set_flow_run_state(
-                found.id, AwaitingRetry(message="placeprint retry")
-            )
-            if answer.state is None or not answer.state.is_scheduled():
-                raise PlaceprintError(f"retry: the server refused: {getattr(answer.details, 'reason', answer.status)}")
-            return f"{found.name} waits for a worker"
-        name = client.read_flow(found.flow_id).name
+    try:
+        with get_client(sync_client=True) as client:
+            found = _find(client, run)
+            name = client.read_flow(found.flow_id).name
+            if found.deployment_id is not None:
+                return _given_to_a_worker(client, found)
+    except httpx.HTTPError as error:
+        raise PlaceprintError(f"retry: the Prefect server does not answer: {error}") from error
     flow: Flow[..., Any] = flow_of(name)
     flow(Settings.model_validate(found.parameters["settings"]))
     return f"{found.name} was done again, as a new run"
+
+
+def _given_to_a_worker(client: SyncPrefectClient, run: FlowRun) -> str:
+    answer: OrchestrationResult[Any] = client.set_flow_run_state(run.id, AwaitingRetry(message="placeprint retry"))
+    if answer.state is None or not answer.state.is_scheduled():
+        raise PlaceprintError(f"retry: the server refused: {getattr(answer.details, 'reason', answer.status)}")
+    return f"{run.name} waits for a worker"
 
 
 def _find(client: SyncPrefectClient, run: str | None) -> FlowRun:

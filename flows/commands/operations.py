@@ -26,7 +26,7 @@ def ui(
     root = Store(store or default_store()).root
     use_store(root)
     server = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{server}/api"}
+    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{server}/api", "PREFECT_UI_URL": server}
     environment.pop("PREFECT_API_URL", None)
     for line in (
         f"Runs:   {server} (to have new runs appear at once: export PREFECT_API_URL={server}/api)",
