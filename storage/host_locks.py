@@ -1,6 +1,7 @@
 """Locks of this machine: one encoding a device, one collection a machine, whoever starts them and into whichever store.
 
-The kernel frees them when their process ends, however it ends.
+The kernel frees them when their process ends, however it ends. They lie in the folder that ``PLACEPRINT_LOCKS`` names, or in
+one for temporary files; containers that share a device must share it.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ def _try(descriptor: int) -> bool:
 
 def _folder() -> Path:
     """A folder of this user's alone: one in which strangers could put links would be a way to harm."""
-    folder = Path(tempfile.gettempdir()) / f"placeprint-{os.getuid()}"
+    given = os.environ.get("PLACEPRINT_LOCKS")
+    folder = Path(given) if given else Path(tempfile.gettempdir()) / f"placeprint-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
     except OSError as error:
         raise StoreError(f"{folder} cannot be made: {error.strerror}") from error
     if not is_ours:
-        raise StoreError(f"{folder} belongs to another user: remove it, or set TMPDIR")
+        raise StoreError(f"{folder} belongs to another user: remove it, or set PLACEPRINT_LOCKS to a folder of yours")
     return folder

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 # Before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="placeprint-prefect-")
 os.environ["DO_NOT_TRACK"] = "1"
+# Two workers of pytest are two machines to each other: neither waits for the other's encodings.
+os.environ["PLACEPRINT_LOCKS"] = tempfile.mkdtemp(prefix="placeprint-locks-")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # OpenBLAS reads it once, too. Its threads spin while they wait for one another: with two workers on two cores, and processes

@@ -25,8 +25,7 @@ with alone(sys.argv[1:], print):
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PLACEPRINT_LOCKS", str(tmp_path / "locks"))
 
 
 def test_a_killed_process_frees_its_locks_at_once() -> None:
@@ -66,9 +65,7 @@ def test_two_who_want_the_same_in_another_order_both_end() -> None:
 
 
 def test_a_folder_that_strangers_could_have_laid_is_refused(tmp_path: Path) -> None:
-    import os
-
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / f"placeprint-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="belongs to another"), alone(["collect"], print):
         pass
