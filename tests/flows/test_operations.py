@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,11 +43,10 @@ def hook() -> Iterator[Loopback]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, hook: Loopback) -> Iterator[Stack]:
-    """All of it, with every flow deployed; PostgreSQL may look into no folder of pytest's, which is its user's alone."""
-    folder = tmp_path_factory.mktemp("operations")
-    for each in (folder, folder.parent, folder.parent.parent):
-        each.chmod(0o711)
+def stack(hook: Loopback) -> Iterator[Stack]:
+    """All of it, with every flow deployed, outside of pytest's folders: PostgreSQL's user may not look into these."""
+    folder = Path(tempfile.mkdtemp(prefix="placeprint-operations-"))
+    folder.chmod(0o711)
     stack = Stack(folder / "stack")
     try:
         stack.up()
@@ -67,6 +68,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, hook: Loopback) -> Iterator[
             yield stack
     finally:
         stack.down()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
