@@ -8,7 +8,7 @@ from tasks.settings import Section
 
 
 class QualitySettings(Section):
-    """What a run must reach: one that falls short ends as `Warning`. null switches a check off. Docs: docs/prefect.md."""
+    """What a run must reach: one that falls short ends as `Warning`. null switches a check off. Docs: docs/operations.md."""
 
     max_reject_share: float | None = Field(0.05, ge=0, le=1, description="of the inputs of collect, and of encode")
     max_starved_share: float | None = Field(
