@@ -9,8 +9,14 @@ import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import OrchestrationResult
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, FlowRunFilterParentTaskRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterName,
+    FlowRunFilterParentTaskRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry
@@ -18,6 +24,8 @@ from prefect.states import AwaitingRetry
 from flows.deployments import flow_of
 from flows.settings import Settings
 from storage.errors import PlaceprintError
+
+BAD_ENDS = (StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
 
 def retry(run: str | None) -> str:
@@ -63,7 +71,7 @@ def _find(client: SyncPrefectClient, run: str | None) -> FlowRun:
     found = _named(client, run) if run is not None else _newest_that_ended_badly(client)
     if found.parent_task_run_id is not None:
         raise PlaceprintError(f"retry: {found.name} is a part of another run: retry that one")
-    if not _ended_badly(found):
+    if found.state_type not in BAD_ENDS:
         raise PlaceprintError(f"retry: {found.name} is {found.state_name}: nothing to retry")
     return found
 
@@ -82,12 +90,11 @@ def _named(client: SyncPrefectClient, run: str) -> FlowRun:
 
 
 def _newest_that_ended_badly(client: SyncPrefectClient) -> FlowRun:
-    wholes = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
-    for found in client.read_flow_runs(flow_run_filter=wholes, sort=FlowRunSort.START_TIME_DESC):
-        if _ended_badly(found):
-            return found
-    raise PlaceprintError("retry: no run has failed")
-
-
-def _ended_badly(run: FlowRun) -> bool:
-    return run.state is not None and run.state.is_final() and not run.state.is_completed()
+    wanted = FlowRunFilter(
+        parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(BAD_ENDS))),
+    )
+    found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    if not found:
+        raise PlaceprintError("retry: no run has failed")
+    return found[0]

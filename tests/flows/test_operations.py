@@ -102,6 +102,14 @@ def wait_until(condition: Callable[[], Any], limit_s: float = 180.0) -> None:
         time.sleep(0.1)
 
 
+def all_of(read: Callable[..., list[Any]]) -> list[Any]:
+    """Every entry that the server has of a kind: it gives at most 200 at once."""
+    found: list[Any] = []
+    while page := read(limit=200, offset=len(found)):
+        found += page
+    return found
+
+
 def wait_for_end(client: SyncPrefectClient, run: FlowRun, state: str) -> FlowRun:
     wait_until(lambda: (now := client.read_flow_run(run.id).state) is not None and now.is_final())
     ended = client.read_flow_run(run.id)
@@ -239,9 +247,9 @@ def test_two_pipelines_at_once_on_one_store_on_s3_and_no_secret_is_in_what_they_
     assert store.version("images").counts["kept"] == 48
     assert len(store.versions("metrics")) == 1
     said = by_hand.stdout + by_hand.stderr + (stack.folder / "worker.log").read_text()
-    said += "".join(log.message for log in client.read_logs(limit=200))
-    said += str([(each.data, each.description) for each in client.read_artifacts(limit=200)])
-    said += str([(run.parameters, run.state) for run in client.read_flow_runs(limit=200)])
+    said += "".join(log.message for log in all_of(client.read_logs))
+    said += str([(each.data, each.description) for each in all_of(client.read_artifacts)])
+    said += str([(run.parameters, run.state) for run in all_of(client.read_flow_runs)])
     kept = b"".join(path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file())
     kept += b"".join(
         path.read_bytes()

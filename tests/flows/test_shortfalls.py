@@ -12,7 +12,9 @@ from conftest import write_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.quality import QualitySettings
 from flows.settings import Settings, load_settings
@@ -40,10 +42,9 @@ def given_settings(store: Path, photos: Path, *overrides: str) -> Settings:
 
 
 def newest(client: SyncPrefectClient, name: str) -> FlowRun:
-    return max(
-        (run for run in client.read_flow_runs() if run.name == name),
-        key=lambda run: run.created or run.expected_start_time,
-    )
+    named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+    (run,) = client.read_flow_runs(flow_run_filter=named, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    return run
 
 
 def test_a_run_that_lost_data_ends_as_warning_and_so_does_its_part(
@@ -64,8 +65,7 @@ def test_a_run_that_lost_data_ends_as_warning_and_so_does_its_part(
     assert part.parent_task_run_id is not None
     # With its task run still green, a retry of the pipeline would take the part's state for its value.
     assert client.read_flow_run(part.id).state_name == "Warning"
-    (tracking,) = [run for run in client.read_task_runs() if run.id == part.parent_task_run_id]
-    assert tracking.state_name == "Warning"
+    assert client.read_task_run(part.parent_task_run_id).state_name == "Warning"
     other = newest(client, "encode photos with placeprint-demo")
     assert other.state is not None
     assert other.state.is_completed()
