@@ -48,6 +48,19 @@ def use_store(root: StorePath) -> None:
         os.environ.setdefault(name, value)
 
 
+def may_name_a_server() -> bool:
+    """Whether the environment, or a file that Prefect reads, may name the server that it shall use."""
+    if not {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}.isdisjoint(os.environ):
+        return True
+    files = {
+        Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml": b"prefect_api_url",
+        Path(".env"): b"prefect_",
+        Path("prefect.toml"): b"",
+        Path("pyproject.toml"): b"[tool.prefect",
+    }
+    return any(path.is_file() and sign in path.read_bytes().lower() for path, sign in files.items())
+
+
 def quiet_terminal() -> None:
     """Leave the terminal to progress bars: Prefect's log goes to its database only."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

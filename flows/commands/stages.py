@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars.selectors as cs
 import typer
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flows.commands.options import ConfigOption, SetOption, StoreOption, VerboseOption, escaped, output, read_settings
 from flows.environment import default_store
+from flows.own_server import own_server
 from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
 from tasks.settings import SettingsError
@@ -40,9 +41,7 @@ def run(
         output.print("Everything is there already: nothing to do.")
         refresh(settings)
     else:
-        from flows.pipeline import pipeline
-
-        page = pipeline(settings)
+        page = _run_flow("pipeline", settings)
     if page is not None:
         _print_results(settings.store)
         output.print(f"Report: {page}", soft_wrap=True, highlight=False)
@@ -129,9 +128,7 @@ def describe(
 ) -> None:
     """Document every collection of the images collected last: `images`, `rejects` -> cards in `collections/`."""
     settings = read_settings(config, set_, store, verbose)
-    from flows.describe import describe as flow
-
-    flow(settings)
+    _run_flow("describe", settings)
 
 
 def encode(
@@ -200,9 +197,7 @@ def publish(
 ) -> None:
     """Write tables and the HTML report on the metrics made last."""
     settings = read_settings(config, set_, store, verbose)
-    from flows.publish import publish as flow
-
-    output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+    output.print(f"Report: {_run_flow('publish', settings)}", soft_wrap=True, highlight=False)
 
 
 def case_study(
@@ -213,15 +208,20 @@ def case_study(
     Example: `placeprint case-study -c configs/case_study_demo.yaml`
     """
     settings = read_settings(config, set_, store, verbose)
-    from flows.case_study import case_study as flow
-
-    output.print(f"Report: {flow(settings)}", soft_wrap=True, highlight=False)
+    output.print(f"Report: {_run_flow('case_study', settings)}", soft_wrap=True, highlight=False)
 
 
 def _run_stage(name: str, settings: Settings) -> None:
-    """Run the flow of that name in the module of that name, imported only now: Prefect's surroundings are ready."""
-    getattr(import_module(f"flows.{name}"), name)(settings)
+    _run_flow(name, settings)
     refresh(settings)
+
+
+def _run_flow(name: str, settings: Settings) -> Any:
+    """Run the flow of that name in the module of that name, imported only now: Prefect's surroundings are ready."""
+    with own_server() as wait_for_server:
+        flow = getattr(import_module(f"flows.{name}"), name)
+        wait_for_server()
+        return flow(settings)
 
 
 def refresh(settings: Settings) -> None:

@@ -25,12 +25,14 @@ from prefect.states import Cancelling
 from stack import Stack, StackError
 
 from flows.automations import BLOCK, WEBHOOK_URL, register_automations
+from flows.pipeline import pipeline
 from flows.retry import retry
 from flows.settings import load_settings
 from storage.errors import PlaceprintError
 from storage.store import Store
 
 CONFIG = Path(__file__).parents[2] / "configs/folder.yaml"
+N_MANY = 1000  # encoded one by one: seconds in which a run can be cancelled
 TOKEN = "token-of-the-webhook"  # noqa: S105  (planted, to be looked for)
 
 
@@ -82,12 +84,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("given") / "photos", 48)
 
 
-def wanted(store: object, photos: Path, *overrides: str) -> dict[str, Any]:
-    return {
-        "settings": load_settings(
-            CONFIG, [f"store={store}", f"collect.sources.0.path={photos}", "fit.n_resamples=100", *overrides]
-        ).model_dump(mode="json")
-    }
+def overrides(store: object, photos: Path) -> list[str]:
+    return [f"store={store}", f"collect.sources.0.path={photos}", "fit.n_resamples=100"]
+
+
+def wanted(store: object, photos: Path, *more: str) -> dict[str, Any]:
+    return {"settings": load_settings(CONFIG, [*overrides(store, photos), *more]).model_dump(mode="json")}
 
 
 def start(client: SyncPrefectClient, parameters: dict[str, Any]) -> FlowRun:
@@ -156,8 +158,7 @@ def test_a_run_that_failed_is_told_and_its_retry_makes_the_same_bytes(
     assert again.run_count == 2
     with pytest.raises(PlaceprintError, match="Completed: nothing to retry"):
         retry(ended.name)
-    second = start(client, wanted(tmp_path / "other", photographs))
-    wait_for_end(client, second, "Completed")
+    pipeline(load_settings(CONFIG, overrides(tmp_path / "other", photographs)))
     assert files(store) == files(tmp_path / "other")
     assert stack.runs("worker")
 
@@ -174,8 +175,8 @@ def files(root: Path) -> dict[str, bytes]:
 def test_a_cancelled_run_stops_within_ten_seconds_and_can_be_resumed(
     stack: Stack, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    photos, store = write_photos(tmp_path / "many", 2000), tmp_path / "store"
-    settings = wanted(store, photos, "encode.batch_size=1", "encode.shard_size=500", "dedup.enabled=false")
+    photos, store = write_photos(tmp_path / "many", N_MANY), tmp_path / "store"
+    settings = wanted(store, photos, "encode.batch_size=1", "encode.shard_size=200", "dedup.enabled=false")
     run = start(client, settings)
     pid = process_of(store)
     wait_until(lambda: list(store.glob("tables/embeddings/*/*.parquet")))
@@ -185,7 +186,7 @@ def test_a_cancelled_run_stops_within_ten_seconds_and_can_be_resumed(
     assert not Store(store).versions("embeddings")
     retry(str(run.id))
     wait_for_end(client, run, "Completed")
-    assert Store(store).version("embeddings").rows == 2000
+    assert Store(store).version("embeddings").rows == N_MANY
     assert stack.runs("worker")
 
 

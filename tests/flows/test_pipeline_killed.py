@@ -11,8 +11,10 @@ import pytest
 from command_line import start
 from conftest import write_photos
 
+from flows.settings import load_settings
+
 pytestmark = pytest.mark.usefixtures("prefect_server")
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIG = Path(__file__).parents[2] / "configs/folder.yaml"
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -28,21 +30,26 @@ def files(root: Path) -> dict[str, bytes]:
     }
 
 
+def overrides(photos: Path, store: Path) -> list[str]:
+    sizes = ["collect.shard_size=4", "encode.shard_size=4", "fit.n_resamples=100"]
+    return [f"store={store}", f"collect.sources.0.path={photos}", *sizes]
+
+
 def options(photos: Path, store: Path) -> list[str]:
-    return [
-        *("run", "-c", str(CONFIGS / "folder.yaml"), "--store", str(store)),
-        *("-s", f"collect.sources.0.path={photos}", "-s", "collect.shard_size=4", "-s", "encode.shard_size=4"),
-        *("-s", "fit.n_resamples=100"),
-    ]
+    return ["run", "-c", str(CONFIG), *(part for each in overrides(photos, store) for part in ("-s", each))]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_server: None,  # noqa: ARG001
+) -> tuple[Path, Path]:
     """A folder of photographs and the store that one quiet run makes of it."""
+    from flows.pipeline import pipeline
+
     photos = write_photos(tmp_path_factory.mktemp("quiet") / "photos", 60, size=(400, 300))
     store = photos.parent / "store"
-    process = start(*options(photos, store), home=photos.parent / "home")
-    assert process.wait(240) == 0, process.stdout and process.stdout.read()
+    assert pipeline(load_settings(CONFIG, overrides(photos, store))) is not None
     return photos, store
 
 

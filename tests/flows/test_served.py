@@ -109,6 +109,8 @@ def test_a_served_schedule_fires_and_the_ui_shows_a_run_with_its_artifacts(tmp_p
             assert run.auto_scheduled
             assert {"placeprint", "collect"} <= set(run.tags)
             assert Store(tmp_path / "store").version("images").rows == 6
+            assert run.deployment_id is not None
+            client.pause_deployment(run.deployment_id)
             by_hand = start("run", *folder_options(tmp_path, "fit.n_resamples=100"), home=tmp_path / "other")
             assert by_hand.wait(240) == 0, by_hand.stdout and by_hand.stdout.read()
             (shown,) = [each for each in client.read_flow_runs() if each.name == "pipeline of photos"]

@@ -1,0 +1,88 @@
+"""The server that a command starts for itself: where, until when, and what is said when it does not start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_photos
+
+from flows.environment import may_name_a_server
+
+
+def start_alone(root: Path) -> subprocess.Popen[str]:
+    """A command without a server to go to."""
+    photos = write_photos(root / "photos", 6)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = ["collect", "folder", str(photos), "-s", "labels=from-data", "--store", str(root / "store")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *command],
+        env=kept,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def server_of(process: subprocess.Popen[str]) -> int:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None:
+        for child in children.read_text().split():
+            if b"flows.own_server" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[1])
+
+
+def test_a_killed_command_leaves_no_server(tmp_path: Path) -> None:
+    process = start_alone(tmp_path)
+    server = server_of(process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{server}/cmdline").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_server_that_cannot_start_is_one_line(tmp_path: Path) -> None:
+    home = tmp_path / "store" / ".prefect"
+    home.mkdir(parents=True)
+    (home / "prefect.db").write_bytes(b"this is no database" * 1000)
+    process = start_alone(tmp_path)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert said == f"error: Prefect's server did not start; what it said last is in {home}/own-server.log\n"
+    assert "file is not a database" in (home / "own-server.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        (None, "", False),
+        (".env", "PREFECT_API_URL=http://server/api", True),
+        (".env", "AWS_PROFILE=me", False),
+        ("prefect.toml", "[api]", True),
+        ("pyproject.toml", "[tool.prefect.api]", True),
+        ("pyproject.toml", '[project]\nkeywords = ["prefect"]', False),
+        ("home/profiles.toml", '[profiles.own]\nPREFECT_API_URL = "http://server/api"', True),
+        ("home/profiles.toml", 'active = "ephemeral"', False),
+    ],
+)
+def test_files_that_may_name_a_server(
+    file: str | None, text: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    if file is not None:
+        (tmp_path / file).write_text(text)
+    assert may_name_a_server() == named
+    monkeypatch.setenv("PREFECT_API_URL", "http://server/api")
+    assert may_name_a_server()
