@@ -6,6 +6,7 @@ Run it on an idle machine: ``make bench``.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,14 +36,34 @@ def settings_of(folder: Path, *overrides: str) -> Settings:
     return load_settings(ROOT / "configs/folder.yaml", [*given, *overrides])
 
 
-def seconds_of_command(folder: Path) -> float:
-    """Wall-clock seconds of ``placeprint run`` as a process of its own."""
+def seconds_of_command(folder: Path, **more: str) -> float:
+    """Wall-clock seconds of ``placeprint run`` as a process of its own, with more variables in its environment."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "flows.cli", "run", "-c", "configs/folder.yaml", "--store", str(folder / "store")]
     command += ["-s", f"collect.sources.0.path={folder / 'photos'}", "-s", "fit.n_resamples=100"]
-    alone = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    subprocess.run(command, cwd=ROOT, env=alone, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    subprocess.run(command, cwd=ROOT, env={**alone, **more}, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
+
+
+def compare_servers(folder: Path) -> None:
+    """A small run with the server that the command starts, and with the one that Prefect would start, in turn."""
+    from conftest import write_photos
+
+    write_photos(folder / "photos", 24)
+    seconds_of_command(folder)  # makes the server's database
+    own: list[float] = []
+    prefects: list[float] = []
+    for _ in range(3):
+        for measured, profile in ((own, {}), (prefects, {"PREFECT_PROFILE": "ephemeral"})):
+            for part in ("tables", "images", "indexes", "reports"):
+                shutil.rmtree(folder / "store" / part)
+            measured.append(seconds_of_command(folder, **profile))
+    append(
+        "a run of 24 images: with the server that the command starts, and with the one that Prefect starts (medians of 3)",
+        f"{statistics.median(own):.1f} and {statistics.median(prefects):.1f} s",
+        f"{statistics.median(prefects) / statistics.median(own):.2f}x",
+    )
 
 
 def seconds_of_encoding(settings: Settings) -> float:
@@ -82,6 +103,8 @@ def main() -> None:
 
     from flows.environment import quiet_terminal, use_store
 
+    with tempfile.TemporaryDirectory() as name:
+        compare_servers(Path(name))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photos(folder / "photos", N_IMAGES)
@@ -127,7 +150,7 @@ def main() -> None:
         f"{ms[0]:.0f}, {ms[1]:.0f} and {ms[2]:.0f} ms",
         f"{ms[2] / ms[0]:.2f}x after to before",
     )
-    print(RESULTS.read_text().splitlines()[-4:])
+    print(RESULTS.read_text().splitlines()[-5:])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import check_docker
 import pytest
 import yaml
+from dockerless import build, dockerfile
 from loopback import Answer, Loopback
 
 PROJECT = Path(__file__).parents[2]
@@ -26,9 +27,9 @@ SECRET = re.compile(r"PASSWORD|SECRET|AUTH_STRING|CONNECTION_URL|TOKEN|WEBHOOK")
 TARGETS = ("cpu", "cuda")
 
 
-def instructions(target: str) -> list[check_docker.Instruction]:
+def instructions(target: str) -> list[dockerfile.Instruction]:
     """Of the stages that an image is made of, its base's first."""
-    _, stages = check_docker.read_stages(DOCKERFILE)
+    _, stages = dockerfile.read_stages(DOCKERFILE)
     chain = [stages[target]]
     while chain[0].base in stages:
         chain.insert(0, stages[chain[0].base])
@@ -91,7 +92,7 @@ def test_images_are_pinned(name: str) -> None:
 def test_a_worker_has_longer_to_stop_than_its_flow_runs() -> None:
     flow_runs_s = float(re.search(r"^FLOW_RUNS_S = (.*)$", (DOCKER / "supervise.py").read_text(), re.MULTILINE)[1])  # type: ignore[index]
     for name in ("worker", "worker-gpu"):
-        assert check_docker.seconds(SERVICES[name]["stop_grace_period"]) > flow_runs_s + 20
+        assert dockerfile.seconds(SERVICES[name]["stop_grace_period"]) > flow_runs_s + 20
 
 
 def test_example_env_names_what_compose_requires_and_gives_nothing() -> None:
@@ -125,20 +126,20 @@ def test_an_image_is_labelled_and_watched(target: str) -> None:
     made = {each.keyword: each for each in instructions(target)}
     labels = dict(word.split("=", 1) for word in made["LABEL"].words())
     assert labels["org.opencontainers.image.version"] == version()
-    assert check_docker.read_health(made["HEALTHCHECK"]).command == ["healthcheck"]
+    assert build.read_health(made["HEALTHCHECK"]).command == ["healthcheck"]
     assert made["ENTRYPOINT"].words() == ["supervise", "placeprint"]
 
 
 def test_bases_are_pinned_and_have_no_host() -> None:
-    arguments, stages = check_docker.read_stages(DOCKERFILE)
+    arguments, stages = dockerfile.read_stages(DOCKERFILE)
     bases = {stage.base for stage in stages.values()} - set(stages)
     assert bases == set(arguments.values())
     assert all(re.fullmatch(r"[a-z-]+:\d[\w.-]*", base) for base in bases)
 
 
 def test_an_image_needs_no_other_images_stages() -> None:
-    _, stages = check_docker.read_stages(DOCKERFILE)
-    names = [stage.name for stage in check_docker.needed(stages, "cuda")]
+    _, stages = dockerfile.read_stages(DOCKERFILE)
+    names = [stage.name for stage in dockerfile.needed(stages, "cuda")]
     assert names[-1] == "cuda"
     assert "cpu-dependencies" not in names
     assert names.index("builder") < names.index("cuda-dependencies")
@@ -159,12 +160,12 @@ def test_an_image_needs_no_other_images_stages() -> None:
     ],
 )
 def test_what_stays_at_home(path: str) -> None:
-    assert Path(path) in check_docker.Ignored((DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8"))
+    assert Path(path) in dockerfile.Ignored((DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8"))
 
 
 def test_all_that_is_copied_travels() -> None:
-    ignored = check_docker.Ignored((DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8"))
-    _, stages = check_docker.read_stages(DOCKERFILE)
+    ignored = dockerfile.Ignored((DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8"))
+    _, stages = dockerfile.read_stages(DOCKERFILE)
     copies = [each for stage in stages.values() for each in stage.instructions if each.keyword == "COPY"]
     for source in [word for each in copies if "from" not in each.options for word in each.words()[:-1]]:
         assert (PROJECT / source).exists()
@@ -175,13 +176,13 @@ def test_all_that_is_copied_travels() -> None:
     "line", ["ADD a b", "COPY --chown=1 a b", "RUN --network=none true", "SHELL ['sh']", "run true", "ONBUILD RUN true"]
 )
 def test_an_unknown_instruction_is_refused(line: str) -> None:
-    with pytest.raises(check_docker.CheckError, match="not known here"):
-        check_docker.read_instructions(f"FROM base:1 AS x\n{line}\n")
+    with pytest.raises(dockerfile.CheckError, match="not known here"):
+        dockerfile.read_instructions(f"FROM base:1 AS x\n{line}\n")
 
 
 def test_instructions_go_over_lines_and_comments() -> None:
     text = 'FROM a:1 AS x\nRUN one \\\n    # why\n    && two \\\n\n    && three\nCMD ["a", "b c"]\nENV A="1 2" B=$A\n'
-    run, cmd, env = check_docker.read_instructions(text)[1:]
+    run, cmd, env = dockerfile.read_instructions(text)[1:]
     assert run.rest.split() == ["one", "&&", "two", "&&", "three"]
     assert cmd.words() == ["a", "b c"]
     assert env.words() == ["A=1 2", "B=$A"]
@@ -189,7 +190,7 @@ def test_instructions_go_over_lines_and_comments() -> None:
 
 def test_names_are_replaced() -> None:
     values = {"A": "1", "EMPTY": ""}
-    assert check_docker.substituted("$A ${A}b ${EMPTY:-2} ${B:-3} $B", values) == "1 1b 2 3 "
+    assert dockerfile.substituted("$A ${A}b ${EMPTY:-2} ${B:-3} $B", values) == "1 1b 2 3 "
 
 
 def healthcheck(url: str | None) -> int:
