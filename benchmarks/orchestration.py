@@ -42,7 +42,9 @@ def seconds_of_command(folder: Path, **more: str) -> float:
     command = [sys.executable, "-m", "flows.cli", "run", "-c", "configs/folder.yaml", "--store", str(folder / "store")]
     command += ["-s", f"collect.sources.0.path={folder / 'photos'}", "-s", "fit.n_resamples=100"]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    subprocess.run(command, cwd=ROOT, env={**alone, **more}, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command, cwd=ROOT, env={**alone, **more}, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 

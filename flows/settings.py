@@ -48,7 +48,7 @@ class Settings(Section):
     )
 
 
-def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read settings from a YAML file and apply overrides such as ``split.seed=7``.
 
     Parameters
@@ -63,7 +63,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     SettingsError
         One line that names the setting, what it was and what it may be.
     """
-    content = read_yaml(path, "store: store") if path is not None else {}
+    content = read_yaml(Path(path), "store: store") if path is not None else {}
     for override in overrides:
         _apply(content, override)
     try:
