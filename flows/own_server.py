@@ -54,7 +54,8 @@ def _start() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener, _log().open("wb") as log:
         # In a session of its own: Ctrl-C is for the flows, which then still need the server to say that they have stopped.
         process = subprocess.Popen(  # noqa: S603  (our own arguments)
-            [sys.executable, "-m", "flows.own_server", str(listener.fileno())],
+            # -P: the folder where the user is may have a `flows` of its own.
+            [sys.executable, "-P", "-m", "flows.own_server", str(listener.fileno())],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,17 +16,17 @@ from conftest import write_photos
 from flows.environment import may_name_a_server
 
 
-def start_alone(root: Path) -> subprocess.Popen[str]:
-    """A command without a server to go to."""
-    photos = write_photos(root / "photos", 6)
+def start_alone(root: Path, n_photos: int = 6, shard_size: int = 100) -> subprocess.Popen[str]:
+    """A command without a server to go to, in a folder that has modules of its own."""
+    photos = write_photos(root / "photos", n_photos)
+    (root / "flows").mkdir()
+    (root / "flows" / "__init__.py").touch()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     command = ["collect", "folder", str(photos), "-s", "labels=from-data", "--store", str(root / "store")]
+    command += ["-s", f"collect.shard_size={shard_size}"]
+    program = Path(sys.executable).with_name("placeprint")
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *command],
-        env=kept,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [program, *command], cwd=root, env=kept, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
@@ -58,6 +60,21 @@ def test_a_server_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert said == f"error: Prefect's server did not start; what it said last is in {home}/own-server.log\n"
     assert "file is not a database" in (home / "own-server.log").read_text()
+
+
+def test_an_interrupted_command_ends_its_server_after_its_flow(tmp_path: Path) -> None:
+    process = start_alone(tmp_path, n_photos=200, shard_size=1)
+    server = server_of(process)
+    while not list((tmp_path / "store").glob("leases/run-*.lease")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Connect" not in said, "the flow could still say to its server that it has ended"
+    assert not Path(f"/proc/{server}").exists()
+    database = sqlite3.connect(tmp_path / "store/.prefect/prefect.db")
+    assert database.execute("select state_name from flow_run").fetchall() == [("Crashed",)]
 
 
 @pytest.mark.parametrize(
