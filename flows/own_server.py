@@ -38,7 +38,10 @@ def own_server() -> Iterator[Callable[[], None]]:
     if "prefect" in sys.modules or may_name_a_server():
         yield lambda: None
         return
-    address = _start()
+    try:
+        address = _start()
+    except OSError as error:
+        raise PlaceprintError(f"Prefect's server cannot be started: {error}") from error
     os.environ["PREFECT_API_URL"] = f"{address}/api"
     os.environ.setdefault("PREFECT_UI_URL", "")  # it has no pages
     with ExitStack() as stack:

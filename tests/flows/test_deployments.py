@@ -6,16 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from command_line import environment, folder_options, start
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import ValidationError
-
-if TYPE_CHECKING:
-    pass
 
 from flows.schedules import ScheduleSettings
 from flows.settings import load_settings

@@ -62,6 +62,15 @@ def test_a_server_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     assert "file is not a database" in (home / "own-server.log").read_text()
 
 
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "store/.prefect/own-server.log").mkdir(parents=True)
+    process = start_alone(tmp_path)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.startswith("error: Prefect's server cannot be started: ")
+    assert len(said.splitlines()) == 1
+
+
 def test_an_interrupted_command_ends_its_server_after_its_flow(tmp_path: Path) -> None:
     process = start_alone(tmp_path, n_photos=200, shard_size=1)
     server = server_of(process)

@@ -1,4 +1,7 @@
-"""The whole pipeline by the command line, killed at any moment, and by two at once: the same bytes."""
+"""The whole pipeline by the command line, killed while it encodes, and by two at once: the same bytes.
+
+Kills while it collects: test_collect_killed.py; at each rename of an encoding: test_encode.py; between heads: test_case_study.py.
+"""
 
 from __future__ import annotations
 
@@ -55,15 +58,14 @@ def undisturbed(
 
 def test_killed_run_is_finished_by_the_next_with_the_same_bytes(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     photos, quiet = undisturbed
-    waits_for = "tables/embeddings"  # earlier kills: test_collect_killed.py
     store = tmp_path / "store"
     process = start(*options(photos, store), home=tmp_path / "home")
     deadline = time.monotonic() + 240
-    while not (store / waits_for).exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (store / "tables/embeddings").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert (store / waits_for).exists()
+    assert (store / "tables/embeddings").exists()
     assert start(*options(photos, store), home=tmp_path / "home").wait(240) == 0
     assert files(store) == files(quiet)
 
