@@ -20,7 +20,7 @@ import pytest
 from command_line import start
 from conftest import write_photos
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from flows import cli
 from flows.settings import load_settings
@@ -244,8 +244,9 @@ class TestPage:
         assert paths(tab) == due
         assert "3 answered" in tab.inner_text("#counts")
 
-        with tab.expect_response("**/answer"):
+        with tab.expect_response("**/answer") as confirmed:
             tab.keyboard.press(truth(tab))
+        confirmed.value.finished()
         server.kill()  # right after the answer was confirmed
         shown.append(due)
         assert len(kept(fresh)) == 4
@@ -276,6 +277,27 @@ class TestPage:
         assert len(kept(fresh)) == 8
         tab.close()
         other.close()
+
+    def test_a_confirmation_that_breaks_off_is_asked_for_again(
+        self, fresh: Path, serve: Callable[..., Server], browser: Browser
+    ) -> None:
+        tab = open_tab(browser, serve(fresh).address)
+        due = paths(tab)
+
+        def break_off(route: Route) -> None:
+            route.fulfill(response=route.fetch(), body='{"pair')
+
+        tab.route("**/answer", break_off)
+        press(tab, "n")
+        assert len(kept(fresh)) == 1
+        assert "The server does not answer" in tab.inner_text("#message")
+        assert paths(tab) == due
+        tab.unroute("**/answer", break_off)
+        press(tab, "n")
+        assert "answered already" in tab.inner_text("#message")
+        assert paths(tab) != due
+        assert len(kept(fresh)) == 1
+        tab.close()
 
     def test_what_cannot_be_kept_is_told_and_can_be_repeated(
         self, fresh: Path, serve: Callable[..., Server], browser: Browser
