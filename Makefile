@@ -44,6 +44,7 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/collect.py
+	$(BIN)/python benchmarks/content.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/dedup.py
 	$(BIN)/python benchmarks/split.py

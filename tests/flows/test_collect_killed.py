@@ -73,6 +73,6 @@ def test_openaerialmap_from_the_command_line(loopback: Loopback, tmp_path: Path,
     wanted = {"base_url": base_url, "backend": backend, "countries": "[Uruguay]", "requests_per_second": "null"}
     sets = [option for name, value in wanted.items() for option in ("-s", f"collect.sources.0.{name}={value}")]
     process = start("collect", "openaerialmap", "--store", str(tmp_path / "store"), *sets, home=tmp_path)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     assert "1 inputs = 1 kept + 0 rejected + 0 exact duplicates" in output

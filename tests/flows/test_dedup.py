@@ -399,11 +399,11 @@ def test_a_persons_answers_take_the_place_of_synthetic_ones(encoded: Encoded, fr
 def test_from_the_command_line(encoded: Encoded, fresh: Path, tmp_path: Path) -> None:
     sets = ["-s", f"dedup.labels={encoded.labels}", "-s", "dedup.probabilities=[0.3, 0.7]", "--store", str(fresh)]
     process = start("dedup", *sets, home=tmp_path)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     assert f"dedup: {N + 4} images = {N} kept + 4 duplicates, in 3 groups" in output
     again = start("dedup", *sets, home=tmp_path)
-    assert "dedup: nothing to do" in again.communicate(timeout=60)[0]
+    assert "dedup: nothing to do" in again.communicate(timeout=240)[0]
     sql = start(
         "sql",
         "--csv",
@@ -412,15 +412,15 @@ def test_from_the_command_line(encoded: Encoded, fresh: Path, tmp_path: Path) ->
         "select sum(kept::int) as k, count(*) as n from duplicates",
         home=tmp_path,
     )
-    assert sql.communicate(timeout=60)[0].split() == ["k,n", "3,7"]
+    assert sql.communicate(timeout=240)[0].split() == ["k,n", "3,7"]
     bad = encoded.root / "bad.csv"
     bad.write_text(encoded.labels.read_text().replace("true", "perhaps", 1))
     wrong = start("dedup", *sets, "-s", f"dedup.labels={bad}", home=tmp_path)
-    output = wrong.communicate(timeout=120)[0]
+    output = wrong.communicate(timeout=240)[0]
     assert wrong.returncode == 1
     assert "row 1: is_duplicate is 'perhaps', not true or false" in output
     off = start("dedup", "--store", str(fresh), "-s", "dedup=off", home=tmp_path)
-    assert "the setting dedup is off" in off.communicate(timeout=60)[0]
+    assert "the setting dedup is off" in off.communicate(timeout=240)[0]
     assert off.returncode == 1
     runs = [json.loads(path.read_text()) for path in sorted(fresh.glob("runs/*.json"))]
     assert {run["status"] for run in runs if run["flow"] == "dedup"} == {"completed", "failed"}

@@ -287,7 +287,7 @@ def test_a_process_that_dies_ends_the_run_and_the_next_goes_on(fresh: Path, tmp_
         time.sleep(0.01)
     (lease,) = list(fresh.glob("tables/embeddings/*/leases/*.lease"))[:1]
     os.kill(json.loads(lease.read_bytes())["pid"], signal.SIGKILL)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=240)[0]
     assert process.returncode == 1
     assert "a process that encoded has died" in output
     assert not Store(fresh).versions("embeddings")

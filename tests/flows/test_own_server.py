@@ -56,7 +56,7 @@ def test_a_server_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     home.mkdir(parents=True)
     (home / "prefect.db").write_bytes(b"this is no database" * 1000)
     process = start_alone(tmp_path)
-    _, said = process.communicate(timeout=200)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 1
     assert said == f"error: Prefect's server did not start; what it said last is in {home}/own-server.log\n"
     assert "file is not a database" in (home / "own-server.log").read_text()
@@ -65,7 +65,7 @@ def test_a_server_that_cannot_start_is_one_line(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "store/.prefect/own-server.log").mkdir(parents=True)
     process = start_alone(tmp_path)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 1
     assert said.startswith("error: Prefect's server cannot be started: ")
     assert len(said.splitlines()) == 1
@@ -78,7 +78,7 @@ def test_an_interrupted_command_ends_its_server_after_its_flow(tmp_path: Path) -
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "Connect" not in said, "the flow could still say to its server that it has ended"
     assert not Path(f"/proc/{server}").exists()

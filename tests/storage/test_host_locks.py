@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -33,15 +32,17 @@ def test_a_killed_process_frees_its_locks_at_once() -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     told: list[str] = []
-    threading.Timer(0.7, holder.send_signal, [signal.SIGKILL]).start()
     with alone(["encode-cuda:1"], told.append) as waited:
         assert not waited
     assert told == []
-    start = time.monotonic()
-    with alone(["encode-cuda:1", "encode-cuda:0"], told.append) as waited:
+
+    def kill(name: str) -> None:
+        told.append(name)
+        holder.kill()
+
+    with alone(["encode-cuda:1", "encode-cuda:0"], kill) as waited:
         assert waited
     assert told == ["encode-cuda:0"]
-    assert 0.5 < time.monotonic() - start < 30
     holder.wait()
 
 

@@ -334,11 +334,11 @@ def test_killed_upload_leaves_what_was_there(
     def fault(asked: str) -> None:
         if "partNumber=2" in asked:
             second_part.set()
-            go_on.wait(20)
+            go_on.wait(60)
 
     s3_server.fault = fault
     process = subprocess.Popen([sys.executable, "-c", UPLOAD, str(tmp_path / "file"), str(target)])
-    assert second_part.wait(20)
+    assert second_part.wait(60)
     process.send_signal(signal.SIGKILL)
     assert process.wait(20) == -signal.SIGKILL
     go_on.set()
@@ -376,16 +376,16 @@ def test_interrupted_upload_is_completed_whole(bucket: S3Path, s3_server: S3Serv
     def fault(asked: str) -> None:
         if "partNumber=2" in asked:
             second_part.set()
-            go_on.wait(20)
+            go_on.wait(60)
 
     s3_server.fault = fault
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, "s3://bucket/file"], stdout=subprocess.PIPE, text=True
     )
-    assert second_part.wait(20)
+    assert second_part.wait(60)
     process.send_signal(signal.SIGINT)
     go_on.set()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert output.split() == ["ready", "interrupted"]
     assert (bucket / "file").stat().st_size == 4 * PART
 
@@ -457,10 +457,8 @@ def free_port() -> int:
 def test_connection_refused(bucket: S3Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
-    start = time.monotonic()
     with pytest.raises(StoreError, match=r"^s3://bucket/a: no answer .*127\.0\.0\.1.*is there a network") as caught:
         (bucket / "a").read_bytes()
-    assert time.monotonic() - start < 15
     one_line(caught)
 
 
@@ -471,11 +469,14 @@ def test_silent_service(bucket: S3Path, monkeypatch: pytest.MonkeyPatch) -> None
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        start = time.monotonic()
         with pytest.raises(StoreError, match="no answer") as caught:
             (bucket / "a").exists()
-        assert time.monotonic() - start < 8
         one_line(caught)
+        silent.setblocking(False)
+        for _ in range(s3_path.ATTEMPTS):
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_service_that_stops_answering_while_a_file_is_read(bucket: S3Path, s3_server: S3Server) -> None:
