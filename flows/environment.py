@@ -49,7 +49,13 @@ def use_store(root: StorePath) -> None:
 
 
 def may_name_a_server() -> bool:
-    """Whether the environment, or a file that Prefect reads, may name the server that it shall use."""
+    """Whether the environment, or a file that Prefect reads, may name the server that it shall use.
+
+    Raises
+    ------
+    StoreError
+        If such a file cannot be read.
+    """
     if not {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}.isdisjoint(os.environ):
         return True
     files = {
@@ -58,7 +64,13 @@ def may_name_a_server() -> bool:
         Path("prefect.toml"): b"",
         Path("pyproject.toml"): b"[tool.prefect",
     }
-    return any(path.is_file() and sign in path.read_bytes().lower() for path, sign in files.items())
+    for path, sign in files.items():
+        try:
+            if path.is_file() and sign in path.read_bytes().lower():
+                return True
+        except OSError as error:
+            raise StoreError(f"{path}, which Prefect reads, cannot be read: {error.strerror}") from error
+    return False
 
 
 def quiet_terminal() -> None:

@@ -1,4 +1,4 @@
-"""The command line in a process of its own, that may be killed."""
+"""The command line: in this process, and in one of its own that may be killed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import write_photos
 from prefect.settings import PREFECT_API_URL
 
+from flows import cli
+
 CONFIG = Path(__file__).parents[1] / "configs/folder.yaml"
+
+
+def placeprint(
+    *arguments: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run the command line in this process; returns exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["placeprint", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capfd.readouterr()
+    code = stopped.value.code
+    return (code if isinstance(code, int) else 0), out, err
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -71,6 +71,17 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for Torch: small blocks are only slowed down by a second one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def loopback() -> Iterator[Loopback]:
     """A server on this machine that answers what a test says."""

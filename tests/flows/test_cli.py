@@ -10,24 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import placeprint
 from conftest import write_photos
-
-from flows import cli
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def placeprint(
-    *arguments: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    """Run the command line in this process; returns exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["placeprint", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    out, err = capfd.readouterr()
-    code = stopped.value.code
-    return (code if isinstance(code, int) else 0), out, err
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,14 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert len(said.splitlines()) == 1
 
 
+def test_a_file_of_prefects_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to("/proc/self/mem")  # the superuser, too, is told that it cannot be read
+    process = start_alone(tmp_path)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert said == "error: .env, which Prefect reads, cannot be read: Input/output error\n"
+
+
 def test_an_interrupted_command_ends_its_server_after_its_flow(tmp_path: Path) -> None:
     process = start_alone(tmp_path, n_photos=200, shard_size=1)
     server = server_of(process)

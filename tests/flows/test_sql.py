@@ -17,13 +17,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import placeprint
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from flows import cli
 from flows.answers import choose_form, write_text
 from flows.named_queries import named_queries
 from flows.sql import ask
@@ -46,17 +46,6 @@ def things(tmp_path: Path) -> Store:
     recipe = Recipe("step", 1)
     store.commit("things", recipe, [store.write_shard("things", recipe.fingerprint, 0, ROWS)])
     return store
-
-
-def placeprint(
-    *arguments: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["placeprint", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    out, err = capfd.readouterr()
-    code = stopped.value.code
-    return (code if isinstance(code, int) else 0), out, err
 
 
 def test_csv_is_rfc_4180(things: Store, tmp_path: Path) -> None:

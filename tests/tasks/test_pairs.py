@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,8 @@ from hypothesis import strategies as st
 from tasks.dedup import pairs as module
 from tasks.dedup.pairs import Pairs, TooManyPairsError, near_pairs, nearest_neighbours, score_error, screen_error
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCREENS = ("float32", "bfloat16")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Blocks as small as here are only slowed down by a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

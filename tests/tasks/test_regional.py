@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -17,17 +16,9 @@ from tasks.heads.losses import PRESETS, regional_loss
 from tasks.heads.regional import RegionalMLP, fit_together, with_cosines
 from tasks.heads.stacked import Checkpoint, Member, Training, stack_scores, train_stack
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 N_CLASSES = 12
 REGION = np.arange(N_CLASSES) // 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Layers as small as these are slower in several threads, above all where other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def blobs(n: int = 240, seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

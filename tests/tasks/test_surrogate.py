@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -15,16 +13,8 @@ from tasks.dedup import pairs
 from tasks.split import surrogate as module
 from tasks.split.surrogate import surrogate_strata, surrogate_values
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TEMPERATURES = (1.0, 100.0, 1000.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Blocks as small as here are only slowed down by a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
