@@ -22,8 +22,8 @@ from tasks.heads.data import LabelledImages, read_labelled
 from tasks.heads.regional import with_cosines
 from tasks.labels.label_set import LabelSet
 from tasks.metrics.confusion import ConfusionView, confusion_views, cropped, within_group
+from tasks.report.confusion_figure import confusion_figure
 from tasks.report.study_figures import (
-    confusion_figure,
     embedding_map,
     figure_files,
     loss_curves,

@@ -28,9 +28,10 @@ from tasks.case_study.judge import Bootstraps, cells_of, class_rows, metric_rows
 from tasks.case_study.recipes import FIT_TABLES
 from tasks.case_study.settings import StudySettings
 from tasks.case_study.zero_shot import folds, prompt_sets
+from tasks.heads.checkpoint import Checkpoint
 from tasks.heads.data import LabelledImages, SplitData, read_labelled, read_splits
 from tasks.heads.regional import RegionalMLP, fit_together
-from tasks.heads.stacked import Checkpoint, Losses
+from tasks.heads.stacked import Losses
 from tasks.heads.zero_shot import ZeroShotHead
 from tasks.labels.label_set import LabelSet
 from tasks.metrics.accuracy import top_k_hits

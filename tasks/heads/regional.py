@@ -15,9 +15,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from tasks.heads.checkpoint import Checkpoint, tensors_and_metadata
 from tasks.heads.presets import LossForm, Precision, RegionScale
 from tasks.heads.stacked import (
-    Checkpoint,
     Floats,
     Ints,
     Losses,
@@ -25,7 +25,6 @@ from tasks.heads.stacked import (
     Trained,
     Training,
     stack_scores,
-    tensors_and_metadata,
     train_stack,
 )
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -18,11 +15,9 @@ from matplotlib.patches import Polygon as PolygonPatch
 from shapely.geometry import MultiPolygon, Polygon
 
 from tasks.collect.countries import country_shapes
+from tasks.report.figure_style import STYLE, png_bytes, printable, svg_text
 
 _SIMPLIFY_DEG = 0.1
-_LONGEST_TICK = 40  # a longer name would leave no room for the bars
-# Same data, same bytes: no clock and no random ids in the SVG.
-STYLE: Any = {"svg.hashsalt": "placeprint", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 
 
 def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -62,14 +57,6 @@ def images_per_label(counts: Mapping[str, Mapping[str, int]]) -> str:
         )
         axes.spines[["top", "right"]].set_visible(False)
         return svg_text(figure)
-
-
-def printable(label: str, longest: int = _LONGEST_TICK) -> str:
-    """A label as a figure can print it: short, on one line, in letters that XML allows, and its $ no formula."""
-    short = label if len(label) <= longest else label[: longest - 1] + "…"
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in short).replace(
-        "$", "\\$"
-    )
 
 
 def world_map(counts: Mapping[str, int], latitude: Sequence[float], longitude: Sequence[float]) -> bytes:
@@ -293,19 +280,3 @@ def split_map(parts: Sequence[str], latitude: Sequence[float], longitude: Sequen
         axes.set_axis_off()
         axes.legend(loc="lower left", frameon=False, markerscale=3)
         return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode()
-
-
-def svg_text(figure: Figure) -> str:
-    """The figure as an SVG element."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def png_bytes(figure: Figure, dpi: int = 130) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()

@@ -12,9 +12,10 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils.data import DataLoader, TensorDataset
 
+from tasks.heads.checkpoint import Checkpoint
 from tasks.heads.losses import PRESETS, regional_loss
 from tasks.heads.regional import RegionalMLP, fit_together, with_cosines
-from tasks.heads.stacked import Checkpoint, Member, Training, stack_scores, train_stack
+from tasks.heads.stacked import Member, Training, stack_scores, train_stack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N_CLASSES = 12

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tasks.labels.label_set import load_label_set
 from tasks.metrics.confusion import ConfusionView, confusion_views, cropped
+from tasks.report.confusion_figure import confusion_figure
 from tasks.report.study_figures import (
-    confusion_figure,
     embedding_map,
     figure_files,
     loss_curves,

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from statsmodels.discrete.discrete_model import Logit
 
-from tasks.dedup.threshold import DuplicateModel, _maximise, _needs_firth, _resamples, cosine_at, fit_thresholds
+from tasks.dedup.logistic import maximise, needs_firth
+from tasks.dedup.threshold import DuplicateModel, _resamples, cosine_at, fit_thresholds
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -68,7 +69,7 @@ def test_each_resample_is_fitted_as_if_alone() -> None:
     x, y = (each[np.argsort(noisy(0, 40)[0])] for each in noisy(0, 40))
     counts = np.concatenate(list(_resamples(40, 30, np.random.default_rng(0))))
     assert (counts.sum(axis=1) == 40).all()
-    fits = _maximise(x, np.where(y, 1.0, -1.0), counts, np.zeros((30, 2)), firth=False)
+    fits = maximise(x, np.where(y, 1.0, -1.0), counts, np.zeros((30, 2)), firth=False)
     for count, fit in zip(counts.astype(int), fits, strict=True):
         X = np.stack([np.ones(40), x], axis=1).repeat(count, axis=0)
         reference = Logit(y.repeat(count).astype(float), X).fit(method="newton", tol=1e-9, disp=False)
@@ -114,7 +115,7 @@ def test_firth_is_the_highest_of_several_maxima() -> None:
                 for slope in (1.0, 30.0, 1000.0, 30_000.0)
             ]
         assert ours <= min(found) + 1e-6
-        from_zero = _maximise(z, np.where(y, 1.0, -1.0), np.ones((1, 30)), np.zeros((1, 2)), firth=True)[0]
+        from_zero = maximise(z, np.where(y, 1.0, -1.0), np.ones((1, 30)), np.zeros((1, 2)), firth=True)[0]
         lower += loss(from_zero) > ours + 0.01
     assert lower > 0
 
@@ -156,7 +157,7 @@ def test_resamples_that_maximum_likelihood_cannot_fit_are_counted() -> None:
     assert 200 < model.n_resamples_firth < 320  # 1 - (1 - 1/e)² = 60 %, and some of one class
     counts = np.array([[1.0, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 1]])
     labels = np.array([False, True, False, True])
-    assert _needs_firth(np.array([0.6, 0.7, 0.8, 0.9]), labels, counts).tolist() == [True, True, False, True]
+    assert needs_firth(np.array([0.6, 0.7, 0.8, 0.9]), labels, counts).tolist() == [True, True, False, True]
 
 
 def test_labels_that_hardly_follow_the_cosine_leave_the_thresholds_unbounded() -> None:
