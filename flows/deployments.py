@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import TAG, register_automations
 from flows.environment import HEARTBEAT_S
+from flows.prefect_server import server_command, server_environment
 from flows.schedules import FlowName, ScheduleSettings
 from flows.settings import Settings
 from storage.errors import PlaceprintError
@@ -130,11 +130,9 @@ def server(port: int) -> Iterator[None]:
         yield
         return
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{address}/api", "PREFECT_UI_URL": address}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     # In a session of its own: Ctrl-C is for the flows, which then still need the server to say that they have stopped.
     process = subprocess.Popen(  # noqa: S603  (our own arguments)
-        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        server_command(port), env=server_environment(port), stdout=subprocess.DEVNULL, start_new_session=True
     )
     try:
         _wait_for(f"{address}/api/health", process)

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from flows.environment import may_name_a_server
+from flows.prefect_server import collect_garbage_apart
 from storage.errors import PlaceprintError
 
 # The first start makes the database, which takes a while on a slow disk.
@@ -103,6 +104,7 @@ def _serve(listener: socket.socket) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    collect_garbage_apart()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     app = create_app(ephemeral=True, final=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(sockets=[listener])

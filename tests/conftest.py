@@ -22,6 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # As the command line sets it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import hypothesis
 import numpy as np
 import pytest
 from loopback import Loopback
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
     from storage.s3_path import S3Path
+
+# The same examples in every run, and no deadline: what fails, fails for its code. `pytest --hypothesis-profile=search` looks further.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -21,12 +20,13 @@ def ui(
     import subprocess
 
     from flows.links import address, newest_reports
+    from flows.prefect_server import server_command, server_environment
     from storage.store import Store
 
     root = Store(store or default_store()).root
     use_store(root)
     server = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": f"{server}/api", "PREFECT_UI_URL": server}
+    environment = server_environment(port)
     environment.pop("PREFECT_API_URL", None)
     for line in (
         f"Runs:   {server} (to have new runs appear at once: export PREFECT_API_URL={server}/api)",
@@ -34,9 +34,8 @@ def ui(
         f"Store:  {address(root)}",
     ):
         say(line)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     try:
-        sys.exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603  (our own arguments)
+        sys.exit(subprocess.run(server_command(port), env=environment, check=False).returncode)  # noqa: S603  (our own arguments)
     except KeyboardInterrupt:
         sys.exit(0)
 

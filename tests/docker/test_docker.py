@@ -227,7 +227,7 @@ def test_a_worker_is_stopped_after_its_flow_runs(tmp_path: Path) -> None:
     told = tmp_path / "told"
     command = [sys.executable, str(DOCKER / "supervise.py"), sys.executable, "-c", WORKER, str(told)]
     process = subprocess.Popen(command)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not told.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

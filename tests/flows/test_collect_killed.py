@@ -39,7 +39,7 @@ def test_killed_at_any_moment_and_run_again_is_the_undisturbed_table(loopback: L
     for n_requests in (2, 12, 30):
         loopback.requests.clear()
         process = start(*osf_options(loopback, store), home=tmp_path)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while len(loopback.requests) < n_requests and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)

@@ -282,7 +282,7 @@ def test_a_process_that_dies_ends_the_run_and_the_next_goes_on(fresh: Path, tmp_
     process = start(
         "encode", "--store", str(fresh), *given, "-s", "encode.encoder.device='cpu,cpu'", home=tmp_path / "home"
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(fresh.glob("tables/embeddings/*/leases/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     (lease,) = list(fresh.glob("tables/embeddings/*/leases/*.lease"))[:1]

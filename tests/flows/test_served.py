@@ -34,7 +34,7 @@ def free_port() -> str:
 
 
 def wait_for_server(address: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(httpx.HTTPError):
             httpx.get(f"{address}/health").raise_for_status()

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import write_photos
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
@@ -124,7 +124,6 @@ def test_drops_are_below_the_interval_and_the_deepest_comes_first() -> None:
     assert drops(now, metrics((0.5, 0.4), head="other"), ["accuracy"]).is_empty()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
 def test_a_run_never_falls_below_itself(values: list[tuple[float, float]]) -> None:
     rows = metrics(*((max(pair), min(pair)) for pair in values))

@@ -394,7 +394,6 @@ def test_rule_of_auto(n_rows: int, dimension: int, available_gb: int, kind: str,
 
 
 @given(st.integers(0, 10**9), st.integers(1, 4096), st.integers(0, 10**13))
-@settings(deadline=None)
 def test_auto_never_chooses_what_cannot_be_built(n_rows: int, dimension: int, available_bytes: int) -> None:
     choice = choose_kind(n_rows, dimension, available_bytes)
     parameters = fill_parameters(choice.kind, n_rows, dimension)
@@ -408,7 +407,7 @@ def test_auto_never_chooses_what_cannot_be_built(n_rows: int, dimension: int, av
     st.integers(1, 200),
     st.integers(0, 3),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_flat_is_numpy_whatever_the_shards(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], dtype: str, k: int, seed: int
 ) -> None:

@@ -186,7 +186,7 @@ def test_the_newest_of_each_step_stay(tmp_path: Path) -> None:
 STEPS = (("a", "s"), ("a", "t"), ("b", "s"), ("c", "u"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_whatever_versions_there_are(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.split.balance import (
@@ -26,7 +26,6 @@ def ids_of(labels: list[str]) -> list[str]:
 
 
 @given(labels_lists, st.integers(1, 20), st.integers(0, 5), st.randoms())
-@settings(deadline=None)
 def test_a_cap_takes_so_many_of_each_class_in_any_order(
     labels: list[str], most: int, seed: int, random: object
 ) -> None:
@@ -42,7 +41,6 @@ def test_a_cap_takes_so_many_of_each_class_in_any_order(
 
 
 @given(labels_lists, st.integers(0, 3))
-@settings(deadline=None)
 def test_images_added_later_keep_the_order_of_the_earlier_ones(labels: list[str], seed: int) -> None:
     ids = ids_of(labels)
     before = rank_in_class(labels[:-1], ids[:-1], seed=seed) if len(labels) > 1 else np.empty(0)
@@ -53,7 +51,6 @@ def test_images_added_later_keep_the_order_of_the_earlier_ones(labels: list[str]
 
 
 @given(labels_lists, st.integers(0, 3))
-@settings(deadline=None)
 def test_subsets_are_nested_and_other_seeds_draw_others(labels: list[str], seed: int) -> None:
     subsets = nested_subsets(labels, ids_of(labels), sizes=(2, 5, 9), seed=seed)
     assert (subsets[5] | ~subsets[2]).all()
@@ -77,7 +74,6 @@ def test_images_of_large_classes() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=80), st.integers(0, 3))
-@settings(deadline=None)
 def test_mixing_keeps_class_sizes_and_more_than_half_of_the_base(rows: list[tuple[str, bool]], seed: int) -> None:
     labels, is_base = [row[0] for row in rows], np.array([row[1] for row in rows])
     taken = mixed(labels, is_base, ids_of(labels), seed=seed)
@@ -92,7 +88,6 @@ def test_mixing_keeps_class_sizes_and_more_than_half_of_the_base(rows: list[tupl
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 5))
-@settings(deadline=None)
 def test_one_positive_each_among_the_labels(n: int, c: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     labels = generator.random((n, c)) < 0.4

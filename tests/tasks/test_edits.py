@@ -24,7 +24,7 @@ def decoded(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("edit", EDITS)
 @given(width=st.integers(2, 60), height=st.integers(2, 60), seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_size_gives_a_picture(edit: str, width: int, height: int, seed: int) -> None:
     data, what = edited(picture(1, (width, height)), edit, np.random.default_rng(seed))  # type: ignore[arg-type]
     copy = decoded(data)

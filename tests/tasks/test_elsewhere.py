@@ -32,7 +32,7 @@ def unit(n: int, d: int, seed: int) -> np.ndarray:
 
 
 @given(n=st.integers(2, 60), seed=st.integers(0, 10_000), min_distance_km=st.floats(0, 15_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_as_brute_force(n: int, seed: int, min_distance_km: float) -> None:
     generator = np.random.default_rng(seed)
     latitude = np.where(generator.random(n) < 0.3, np.nan, generator.uniform(-90, 90, n))

@@ -53,7 +53,7 @@ def as_sets(numbers: np.ndarray) -> list[set[int]]:
     return [set(np.flatnonzero(numbers == number).tolist()) for number in range(numbers.max(initial=-1) + 1)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), n=st.integers(0, 40), min_cosine=st.floats(0.5, 0.999))
 def test_connected_groups_are_those_found_by_walking(seed: int, n: int, min_cosine: float) -> None:
     vectors = clustered(seed, n)
@@ -62,7 +62,7 @@ def test_connected_groups_are_those_found_by_walking(seed: int, n: int, min_cosi
     assert as_sets(numbers) == walked(n, i, j)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 40), min_cosine=st.floats(0.5, 0.999))
 def test_complete_groups_hold_pairs_alone_and_lie_in_connected_ones(seed: int, n: int, min_cosine: float) -> None:
     vectors = clustered(seed, n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.labels.country211 import country_table
@@ -17,7 +17,6 @@ ANIMALS = Hierarchy(
 
 
 @given(st.sampled_from(["cat", "lion", "bat", "ant"]), st.integers(0, 6), st.integers(0, 6))
-@settings(deadline=None)
 def test_steps_add_up_and_end_at_the_root(label: str, k: int, further: int) -> None:
     once = ANIMALS.coarsen([label], k)
     assert ANIMALS.coarsen(once, further) == ANIMALS.coarsen([label], k + further)

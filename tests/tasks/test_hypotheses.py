@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.case_study.hypotheses import Comparison, Hypothesis, decide, pairwise_losses, read_plan, verdict
@@ -105,7 +105,6 @@ def test_any_and_all() -> None:
 
 
 @given(st.lists(st.sampled_from(["supports", "contradicts", "neither", "untestable"]), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_verdicts_follow_their_rules(outcomes: list[str]) -> None:
     strict, lenient = (verdict(outcomes, rule) for rule in ("all", "any"))  # type: ignore[arg-type]
     if strict == "accepted":

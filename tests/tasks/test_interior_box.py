@@ -135,7 +135,7 @@ def placed(draw: st.DrawFn) -> Polygon:
     return max(getattr(found, "geoms", [found]), key=lambda part: part.area)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(placed().filter(lambda polygon: polygon.is_valid and polygon.area > 0))
 def test_guarantees_hold_for_any_polygon(polygon: Polygon) -> None:
     check_guarantees(polygon)

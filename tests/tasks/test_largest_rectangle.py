@@ -42,7 +42,7 @@ def test_all_masks_of_4_by_4() -> None:
         assert mask[y : y + height, x : x + width].all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_larger_masks_of_any_shape(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))

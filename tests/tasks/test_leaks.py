@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.split.leaks import find_leaks, without_leaks
@@ -12,7 +12,6 @@ parts_lists = st.lists(st.sampled_from(["train", "validation", "test", "buffer"]
 
 
 @given(parts_lists, st.data())
-@settings(deadline=None)
 def test_every_pair_across_parts_is_named(parts: list[str], data: st.DataObject) -> None:
     n = len(parts)
     pairs = data.draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=30))
@@ -30,7 +29,6 @@ def test_every_pair_across_parts_is_named(parts: list[str], data: st.DataObject)
 
 
 @given(parts_lists, st.data())
-@settings(deadline=None)
 def test_every_divided_group_and_cell_is_named(parts: list[str], data: st.DataObject) -> None:
     groups = data.draw(st.lists(st.integers(0, 5), min_size=len(parts), max_size=len(parts)))
     found = find_leaks(parts, groups=groups, cells=groups, ignored=("buffer",))

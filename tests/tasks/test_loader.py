@@ -25,7 +25,7 @@ def prepare(data: bytes, overlay: Sequence[object]) -> torch.Tensor:  # noqa: AR
     return torch.tensor([int(data)], dtype=torch.uint8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     good=st.lists(st.booleans(), max_size=30),
     batch_size=st.integers(1, 8),

@@ -38,7 +38,7 @@ def by_torch(logits: torch.Tensor, target: torch.Tensor, portion: float, form: s
 
 @pytest.mark.parametrize("form", FORMS)
 @given(seed=st.integers(0, 10_000), portion=st.floats(0, 1))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_same_as_torch(form: str, seed: int, portion: float) -> None:
     logits, target = batch(seed)
     mine = regional_loss(logits, target, REGION, portion=portion, form=form)  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ def test_no_block_shape_changes_a_bit(n: int, block_columns: int, monkeypatch: p
 
 
 @given(st.integers(0, 40), st.integers(1, 24), st.floats(-1, 1, width=32), st.integers(1, 45), st.sampled_from(SCREENS))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_shape_as_brute_force(n: int, d: int, min_cosine: float, block_rows: int, screen: str) -> None:
     vectors = clustered(n, d, seed=n + d) if n else np.empty((0, d), dtype=np.float32)
     pairs = near_pairs(vectors, min_cosine=min_cosine, block_rows=block_rows, screen=screen)

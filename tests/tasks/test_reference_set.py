@@ -24,7 +24,7 @@ def images(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[np.ndarr
 
 
 @given(st.integers(1, 120), st.integers(1, 130), st.integers(0, 20), st.sampled_from([1, 5, 20, 60]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_groups_give_as_evenly_as_their_sizes_allow(n_images: int, n: int, seed: int, max_group: int) -> None:
     vectors, cells, features, ids = images(n_images, seed)
     chosen = reference_set(vectors, cells, features, n=n, seed=seed, ids=ids, max_group=max_group)
@@ -41,7 +41,7 @@ def test_groups_give_as_evenly_as_their_sizes_allow(n_images: int, n: int, seed:
 
 
 @given(st.integers(1, 120), st.integers(0, 20))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_order_of_the_rows_changes_nothing(n_images: int, seed: int) -> None:
     vectors, cells, features, ids = images(n_images, seed)
     order = np.random.default_rng(seed + 1).permutation(n_images)

@@ -36,7 +36,7 @@ def candidates(n: int, seed: int = 0) -> tuple[Pairs, np.ndarray]:
 
 
 @given(n=st.integers(2, 40), seed=st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_candidates_are_each_image_with_its_nearest(n: int, seed: int) -> None:
     vectors = embeddings(n, seed)
     row, cosine = nearest_neighbours(vectors)
@@ -61,7 +61,7 @@ def test_cosines_of_any_pairs_are_those_of_the_search() -> None:
 
 
 @given(n=st.integers(2, 40), seed=st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_random_order_has_each_candidate_once(n: int, seed: int) -> None:
     pairs, row = candidates(n, seed)
     order = random_order(pairs, row, seed=seed)

@@ -7,7 +7,7 @@ import sys
 import h3
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.dedup.elsewhere import EARTH_RADIUS_KM, great_circle_km
@@ -54,7 +54,6 @@ def test_cells_are_nearly_square_but_at_the_poles() -> None:
 
 
 @given(places, sides_km)
-@settings(deadline=None)
 def test_images_lie_in_their_cells(points: list[tuple[float, float]], side_km: float) -> None:
     latitude, longitude = np.array(points).T
     cells = equal_area_cells(latitude, longitude, side_km=side_km)
@@ -63,11 +62,10 @@ def test_images_lie_in_their_cells(points: list[tuple[float, float]], side_km: f
     assert (bounds.south - 1e-5 <= latitude).all()
     assert (latitude <= bounds.north + 1e-5).all()
     inside = (bounds.west - 1e-9 <= longitude) & (longitude <= bounds.east + 1e-9)
-    assert (inside | (longitude == 180) | (np.abs(latitude) == 90)).all()
+    assert (inside | (longitude >= 180 - 1e-9) | (np.abs(latitude) == 90)).all()
 
 
 @given(st.lists(latitudes, min_size=1, max_size=30), sides_km)
-@settings(deadline=None)
 def test_the_antimeridian_is_one_line_and_a_pole_one_point(latitude: list[float], side_km: float) -> None:
     east, west = (equal_area_cells(latitude, [side] * len(latitude), side_km=side_km) for side in (180.0, -180.0))
     assert east.tolist() == west.tolist()
@@ -104,7 +102,6 @@ def near_any(latitude: np.ndarray, longitude: np.ndarray, row: int, others: np.n
 
 
 @given(st.integers(1, 80), st.integers(0, 10_000), st.floats(0, 6000), st.sampled_from([1.0, 0.01]))
-@settings(deadline=None)
 def test_buffer_around_the_test_part_as_brute_force(n: int, seed: int, buffer_km: float, scale: float) -> None:
     latitude, longitude = (each * scale for each in scattered(n, seed))
     parts = np.random.default_rng(seed).choice(["train", "validation", "test"], n)
@@ -117,7 +114,6 @@ def test_buffer_around_the_test_part_as_brute_force(n: int, seed: int, buffer_km
 
 
 @given(st.integers(2, 80), st.integers(0, 10_000), st.floats(0, 6000))
-@settings(deadline=None)
 def test_of_two_kept_parts_the_later_loses_nothing_and_nothing_is_lost_in_vain(
     n: int, seed: int, buffer_km: float
 ) -> None:

@@ -95,7 +95,6 @@ def test_published_values_within_their_rounding(a: tuple[float, float], b: tuple
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
-@settings(deadline=None)
 def test_mcnemar_is_that_of_statsmodels(pairs: list[tuple[bool, bool]]) -> None:
     a, b = np.array(pairs).T
     table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
@@ -109,7 +108,7 @@ def test_mcnemar_is_that_of_statsmodels(pairs: list[tuple[bool, bool]]) -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=15)  # statsmodels takes 50 ms
+@settings(max_examples=15)  # statsmodels takes 50 ms
 def test_holm_is_that_of_statsmodels(pvalues: list[float]) -> None:
     np.testing.assert_allclose(holm(pvalues), multipletests(pvalues, method="holm")[1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
@@ -49,7 +49,6 @@ def test_values_are_those_of_the_softmax_in_float64(vectors: np.ndarray, tempera
 
 
 @given(st.integers(2, 60), st.integers(1, 24), st.floats(1e-3, 1e4), st.integers(1, 70), st.integers(0, 99))
-@settings(deadline=None)
 def test_any_shape_as_brute_force(n: int, d: int, temperature: float, block_rows: int, seed: int) -> None:
     vectors = embeddings(n, d, seed)
     values = surrogate_values(vectors, temperature=temperature, block_rows=block_rows)

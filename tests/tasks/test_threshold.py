@@ -260,7 +260,7 @@ def fit_or_error(x: Floats, y: Bools, seed: int = 0) -> DuplicateModel | str:
         return str(error)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(pairs, st.randoms(use_true_random=False))
 def test_order_of_pairs_does_not_matter(labelled: list[tuple[int, bool]], random: object) -> None:
     x, y = np.array([x / 100 for x, _ in labelled]), np.array([label for _, label in labelled])
@@ -269,7 +269,7 @@ def test_order_of_pairs_does_not_matter(labelled: list[tuple[int, bool]], random
     assert first == other or (isinstance(first, str) and isinstance(other, str))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(pairs)
 def test_thresholds_are_ordered_and_flipped_cosines_are_refused(labelled: list[tuple[int, bool]]) -> None:
     x, y = np.array([x / 100 for x, _ in labelled]), np.array([label for _, label in labelled])
