@@ -15,7 +15,7 @@ $(VENV)/bin/uv:
 
 $(VENV)/.installed: $(VENV)/bin/uv pyproject.toml constraints.txt
 	@echo "installing packages (a few gigabytes, about a minute on a fast line) ..."
-	$(UV) --editable .
+	$(UV) --compile-bytecode --editable .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -15,8 +15,12 @@ def local_place(path: StorePath) -> Path:
     """The path itself, or, of one on S3, its place in the cache of this machine, whether it is there or not."""
     if isinstance(path, Path):
         return path
-    cache = Path(os.environ.get("PLACEPRINT_CACHE", "~/.cache/placeprint")).expanduser().absolute()
-    return cache / "s3" / path.key
+    return machine_cache() / "s3" / path.key
+
+
+def machine_cache() -> Path:
+    """A folder of this machine for what can be made again."""
+    return Path(os.environ.get("PLACEPRINT_CACHE", "~/.cache/placeprint")).expanduser().absolute()
 
 
 def local_copy(path: StorePath, name: str | None = None) -> Path:

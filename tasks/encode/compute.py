@@ -10,7 +10,7 @@ import torch
 
 from storage.errors import PlaceprintError, StoreError
 from storage.vectors import Vectors
-from tasks.encode.encoder import Encoder
+from tasks.encode.encoder import Encoder, padded
 from tasks.encode.loader import Loader
 from tasks.encode.telemetry import Times
 from tasks.images import ImageError
@@ -52,14 +52,17 @@ def encode_pictures(encoder: Encoder, loader: Loader) -> Encoded:
             rows += batch.rows
             errors |= batch.errors
             if batch.pixels is not None:
+                n = len(batch.pixels)
+                # Every batch of a GPU has one shape, so that a row's bits do not depend on how many others there are.
+                pixels = batch.pixels if encoder.device == "cpu" else padded(batch.pixels, loader.batch_size)
                 try:
-                    embedding, pooled = encoder.encode_pixels(batch.pixels)
+                    embedding, pooled = encoder.encode_pixels(pixels)
                 except torch.OutOfMemoryError as error:
                     raise PlaceprintError(
                         f"encode.batch_size: {len(batch.rows)} images are too many for the memory of {encoder.device}: {str(error).splitlines()[0]}"
                     ) from error
-                embeddings.append(embedding)
-                features += [] if pooled is None else [pooled]
+                embeddings.append(embedding[:n])
+                features += [] if pooled is None else [pooled[:n]]
             clock.sent_batch()
         waited_s, computed_s = clock.stop()
     vectors = _array(embeddings, encoder.dimension)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pickle import UnpicklingError  # nosec B403
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +21,13 @@ from torch.nn.functional import normalize
 
 from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
+from tasks.encode.identity import CONTEXT_LENGTH, Preprocessing
 from tasks.encode.loader import Loader, Picture, Prepare
 from tasks.encode.overlays import Rectangle, blank
 from tasks.encode.pixels import PixelTransform
+from tasks.encode.precision import choose_precision
 from tasks.encode.tower import ImageTower
+from tasks.encode.transformers_clip import convert_state, load_state
 from tasks.encode.weights import EncoderSettings, Weights, find_weights
 from tasks.images import decode_rgb
 
@@ -31,37 +37,34 @@ Vectors = npt.NDArray[np.float32]
 _LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError)
 
 
+# Rows of a pass on a CPU. Every pass has the same shape, the last one is padded: so the bits of a row do not depend on which
+# rows come with it, or on how many, and an image that is added to others gets the vector that it would have had from the start.
+CPU_ROWS = 16
+# Likewise of texts.
+TEXT_ROWS = 32
+
+
 class Encoder:
-    """An open_clip model in evaluation mode, with its own preprocessing and tokenizer."""
+    """An open_clip model in evaluation mode, with its own preprocessing and tokenizer.
+
+    Raises
+    ------
+    PlaceprintError
+        When the weights do not load, or what loads is not what `weights` says it is.
+    """
 
     def __init__(
         self, weights: Weights, device: str, precision: str = "auto", *, features: bool = False, compiled: bool = False
     ) -> None:
-        if weights.config is not None:
-            open_clip.add_model_config(weights.config)
-        # open_clip finds the weights of these two by the name alone.
-        by_name = weights.checkpoint is None
-        name = weights.model if weights.config or not by_name else _full_name(weights)
-        try:
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                name,
-                pretrained=None if by_name else str(weights.checkpoint),
-                require_pretrained=True,
-                weights_only=True,
-                device=device,
-            )
-        except _LOADING_ERRORS as error:
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PlaceprintError(
-                f"encode.encoder: {weights.file} does not load as {weights.model}: {cause}"
-            ) from error
+        model, self._tokenize = load_reference(weights, device)
+        transform = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.device = device
-        self.encoder_id = weights.encoder_id
-        self.precision = _precision(precision, device)
+        self.precision = choose_precision(precision, device)
+        self.identity = replace(weights.identity, precision=self.precision)
+        self.encoder_id = f"{weights.model}@{self.identity.digest}"
         # One batch at a time: two shards may be under way on one device.
         self.lock = threading.Lock()
-        # open_clip returns models in training mode, where batch normalisation depends on the batch.
-        self._model: torch.nn.Module = model.eval()
+        self._model = model
         self._tower = ImageTower(self._model, features=features)
         self._dtype = getattr(torch, self.precision)
         if device == "cpu":
@@ -71,11 +74,10 @@ class Encoder:
             # As the pixels come: convolutions need not turn them.
             self._tower.to(memory_format=torch.channels_last)
         self._encode = torch.compile(self._tower) if compiled else self._tower
-        self._preprocess: Callable[[Image.Image], Tensor] = preprocess
-        self._tokenize: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
-        transform = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        height, width = (transform.size,) * 2 if isinstance(transform.size, int) else transform.size
-        self.image_px = (height, width)
+        self._preprocess: Callable[[Image.Image], Tensor] = open_clip.transform.image_transform_v2(
+            transform, is_train=False
+        )
+        height, width = self.image_px = weights.identity.preprocessing.size
         self.pixel_transform = PixelTransform.like(transform)
         # Of values from 0 to 255.
         self._mean, self._std = (
@@ -99,8 +101,16 @@ class Encoder:
         Parameters
         ----------
         pixels
-            A batch of what `prepare` makes, stacked.
+            A batch of what `prepare` makes, stacked. On a CPU it is encoded in passes of `CPU_ROWS`, elsewhere in one.
         """
+        rows = CPU_ROWS if self.device == "cpu" else len(pixels)
+        passes = [self._pass(padded(part, rows), len(part)) for part in pixels.split(rows)]
+        embeddings = torch.cat([embedding for embedding, _ in passes])
+        features = [pooled for _, pooled in passes if pooled is not None]
+        return embeddings, torch.cat(features) if features else None
+
+    def _pass(self, pixels: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+        """Of the first n rows."""
         pixels = pixels.to(self.device, non_blocking=True)
         if pixels.dtype == torch.uint8:
             pixels = pixels.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)
@@ -111,7 +121,7 @@ class Encoder:
                 torch.device(self.device).type, dtype=self._dtype, enabled=self._dtype != torch.float32
             ):
                 projected, pooled = self._encode(pixels)
-        return normalize(projected.float(), dim=-1), None if pooled is None else pooled.float()
+        return normalize(projected[:n].float(), dim=-1), None if pooled is None else pooled[:n].float()
 
     def encode_images(
         self, paths: Sequence[StorePath], batch_size: int = 64, overlays: Sequence[Sequence[Rectangle]] | None = None
@@ -137,19 +147,111 @@ class Encoder:
         return np.asarray(torch.cat(vectors).numpy(), dtype=np.float32)
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Text embeddings, (n, d) float32, L2-normalised; always computed in float32."""
-        if not texts:  # no labels, no prompts: the width of the table still comes from the model
-            return self.encode_texts([""])[:0]
-        vectors = [
-            self._model.encode_text(self._tokenize(list(texts[start : start + batch_size])).to(self.device))  # type: ignore[operator]
-            for start in range(0, len(texts), batch_size)
-        ]
-        return np.asarray(normalize(torch.cat(vectors).float(), dim=-1).cpu().numpy(), dtype=np.float32)
+        # No labels, no prompts: the width of the table still comes from the model.
+        wanted = list(texts) or [""]
+        vectors = []
+        for start in range(0, len(wanted), TEXT_ROWS):
+            part = wanted[start : start + TEXT_ROWS]
+            tokens = self._tokenize(part + [""] * (TEXT_ROWS - len(part))).to(self.device)
+            vectors.append(normalize(self._model.encode_text(tokens).float(), dim=-1)[: len(part)])  # type: ignore[operator]
+        return np.asarray(torch.cat(vectors)[: len(texts)].cpu().numpy(), dtype=np.float32)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that are read of a text, its start and end included."""
+        return int(self._tokenize.context_length)  # type: ignore[attr-defined]
+
+    def n_tokens(self, text: str) -> int:
+        """Tokens of a text, its start and end included, before it is cut."""
+        tokenize: Any = self._tokenize
+        if isinstance(tokenize, open_clip.tokenizer.SimpleTokenizer):
+            return len(tokenize.encode(text)) + 2
+        clean = getattr(tokenize, "clean_fn", str)
+        return len(tokenize.tokenizer(clean(text))["input_ids"])
 
     def _exact_pixels(self, data: bytes, overlay: Sequence[Rectangle]) -> Tensor:
         image = decode_rgb(data)[0]
         return self._preprocess(blank(image, overlay) if overlay else image)
+
+
+def padded(pixels: Tensor, rows: int) -> Tensor:
+    """With rows of zeros after it, so that there are `rows`."""
+    n = len(pixels)
+    return pixels if n >= rows else torch.cat([pixels, pixels.new_zeros((rows - n, *pixels.shape[1:]))])
+
+
+def load_reference(weights: Weights, device: str = "cpu") -> tuple[torch.nn.Module, Callable[[list[str]], Tensor]]:
+    """The model, in evaluation mode and float32, and its tokenizer, through open_clip's own entry points.
+
+    Raises
+    ------
+    PlaceprintError
+        When the weights are damaged or of another model, the tokenizer cannot be had, or what was loaded is not what the
+        identity of the weights says.
+    """
+    if weights.config is not None:
+        open_clip.add_model_config(weights.config)
+    try:
+        with warnings.catch_warnings():
+            # open_clip looks at the model's own setting, not at the one that it is given and that wins.
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            if weights.transformers is not None:
+                model, tokenize = _of_transformers(weights, device)
+            else:
+                model = open_clip.create_model(
+                    weights.name,
+                    pretrained=weights.pretrained,
+                    require_pretrained=True,
+                    weights_only=True,
+                    device=device,
+                    quick_gelu=weights.identity.quick_gelu,
+                    force_preprocess_cfg=dict(weights.overrides),
+                )
+                tokenize = open_clip.get_tokenizer(weights.name)
+    except _LOADING_ERRORS as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PlaceprintError(f"encode.encoder: {weights.file} does not load as {weights.model}: {cause}") from error
+    _check_identity(weights, model, tokenize)
+    # open_clip returns models in training mode, where batch normalisation depends on the batch.
+    return model.eval(), tokenize
+
+
+def _of_transformers(weights: Weights, device: str) -> tuple[torch.nn.Module, Callable[[list[str]], Tensor]]:
+    identity = weights.identity
+    model = open_clip.CLIP(**identity.model_config, quick_gelu=identity.quick_gelu)
+    model.load_state_dict(convert_state(load_state(weights.files)))
+    open_clip.model.set_model_preprocess_cfg(model, asdict(identity.preprocessing))
+    length = identity.model_config["text_cfg"].get("context_length", CONTEXT_LENGTH)
+    return model.to(device), open_clip.tokenizer.SimpleTokenizer(context_length=length)
+
+
+def _check_identity(weights: Weights, model: torch.nn.Module, tokenize: object) -> None:
+    said, transform = weights.identity, open_clip.get_model_preprocess_cfg(model)
+    built = Preprocessing.of(transform["size"], transform)
+    if built != said.preprocessing:
+        raise PlaceprintError(
+            f"encode.encoder: {weights.model} was loaded with {built}, and not with {said.preprocessing}"
+        )
+    is_quick = has_quick_gelu(model)
+    if is_quick is not None and is_quick != said.quick_gelu:
+        raise PlaceprintError(
+            f"encode.encoder: {weights.model} was loaded with another activation than its weights want"
+        )
+    kind = said.tokenizer.partition("(")[0]
+    if type(tokenize).__name__ != kind:
+        raise PlaceprintError(
+            f"encode.encoder: {weights.model} was loaded with a {type(tokenize).__name__}, and not with a {kind}"
+        )
+
+
+def has_quick_gelu(model: torch.nn.Module) -> bool | None:
+    """Whether open_clip's own transformers in a model use QuickGELU; None where there are none."""
+    blocks = [module for module in model.modules() if isinstance(module, open_clip.transformer.ResidualAttentionBlock)]
+    if not blocks:
+        return None
+    return any(isinstance(module, open_clip.transformer.QuickGELU) for block in blocks for module in block.modules())
 
 
 @lru_cache(maxsize=2)
@@ -189,15 +291,3 @@ def devices(settings: EncoderSettings) -> tuple[str, ...]:
                 f"encode.encoder.device: {name!r} is not there: {str(error).splitlines()[0]}"
             ) from error
     return wanted
-
-
-def _precision(wanted: str, device: str) -> str:
-    if wanted != "auto":
-        if wanted == "float16" and device == "cpu":
-            raise PlaceprintError("encode.encoder.precision: float16 is for GPUs: use bfloat16 or float32 on a CPU")
-        return wanted
-    return "float32" if device == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-
-
-def _full_name(weights: Weights) -> str:
-    return f"local-dir:{weights.file.parent}" if weights.model.startswith("local-dir:") else weights.model

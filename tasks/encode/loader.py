@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from storage.s3_path import StorePath
-from storage.schemas import RejectReason
 from tasks.encode.overlays import Rectangle
-from tasks.images import ImageError
+from tasks.images import ImageError, read_picture
 
 
 class Picture(NamedTuple):
@@ -69,6 +68,7 @@ class Loader:
         n_ahead: int = 3,
         pin: bool = False,
     ) -> None:
+        self.batch_size = batch_size
         self._prepare = prepare
         self._pin = pin
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="load")
@@ -98,11 +98,7 @@ class Loader:
             self._under_way.append([(row, self._pool.submit(self._load, picture)) for row, picture in pictures])
 
     def _load(self, picture: Picture) -> Tensor:
-        try:
-            data = picture.path.read_bytes()
-        except OSError as error:
-            raise ImageError(RejectReason.UNREADABLE, f"{picture.path.name}: {error.strerror or error}") from None
-        return self._prepare(data, picture.overlay)
+        return self._prepare(read_picture(picture.path), picture.overlay)
 
     def _batch(self, started: list[tuple[int, Future[Tensor]]]) -> Batch:
         loaded, errors = {}, {}

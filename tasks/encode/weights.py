@@ -1,60 +1,56 @@
-"""Where the weights of an encoder lie, and its id, without loading it.
-
-An encoder is named as open_clip names it: a registered model and tag (``ViT-B-32``, ``openai``), ``hf-hub:org/name``,
-``local-dir:folder``, or a model-config JSON with a checkpoint file. ``placeprint-demo`` is the one that ships here.
-"""
+"""Where the weights of an encoder lie, and its id, without loading it."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
 
 from storage.errors import PlaceprintError
-from tasks.settings import Section
+from tasks.encode import registry
+from tasks.encode.description import (
+    FOLDER,
+    HUB,
+    Described,
+    demo_folder,
+    describe_encoder,
+    is_checkpoint,
+    read_json,
+)
+from tasks.encode.encoder_settings import DEMO_MODEL, EncoderSettings
+from tasks.encode.identity import needs_transformers
+from tasks.encode.transformers_clip import WEIGHTS, weight_files
 
-DEMO_MODEL = "placeprint-demo"
-
-
-class EncoderSettings(Section):
-    """Which encoder, and where it runs."""
-
-    model: str = Field(DEMO_MODEL, description="an open_clip name, hf-hub:…, local-dir:…, or a model-config JSON")
-    pretrained: str | None = Field(None, description="an open_clip tag, or a checkpoint (.safetensors, .pt)")
-    device: str = Field("auto", description="auto (every GPU, or else the CPU), cpu, cuda:1, or several: cuda:0,cuda:1")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the image encoder; auto is float32 on a CPU and bfloat16 on a GPU"
-    )
-    compiled: bool = Field(False, description="compile the image encoder with torch.compile: for long runs")
-
-    @property
-    def title(self) -> str:
-        """The model without the folder of its file, for the names of runs."""
-        return self.model.rpartition("/")[2]
+__all__ = ["DEMO_MODEL", "EncoderSettings", "Weights", "find_weights"]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A model and its checkpoint, both found on this machine.
+class Weights(Described):
+    """An encoder whose weights are on this machine.
 
-    `config` is a model-config JSON or None for a model that open_clip knows; `checkpoint` is None where open_clip
-    finds it by `model` alone (``local-dir:`` and ``hf-hub:``).
+    Parameters
+    ----------
+    pretrained
+        What open_clip is given beside the name: a tag or the path of a checkpoint; None where the name says it all.
+    files
+        All files of the weights.
     """
 
-    model: str
-    config: Path | None
-    checkpoint: Path | None
-    file: Path
+    pretrained: str | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """The checkpoint, or the first of its files."""
+        return self.files[0]
 
     @property
     def encoder_id(self) -> str:
-        """``<model>@<first 12 hex digits of the weights' sha256>``."""
-        return f"{self.model}@{_sha256(self.file, self.file.stat().st_mtime_ns)[:12]}"
+        """``<model>@<12 hex digits of its identity>``: weights, architecture, activation, preprocessing, tokenizer, precision."""
+        return f"{self.model}@{self.identity.digest}"
 
 
 def find_weights(settings: EncoderSettings) -> Weights:
@@ -63,80 +59,82 @@ def find_weights(settings: EncoderSettings) -> Weights:
     Raises
     ------
     PlaceprintError
-        When the model is unknown, or its weights are missing: never random weights.
+        When the model is unknown, a library that it needs is missing, or its weights are: never random weights.
     """
-    model, pretrained = settings.model, settings.pretrained
-    if model == DEMO_MODEL and pretrained is None:
-        folder = Path(str(files("tasks.encode").joinpath("models")))
-        checkpoint = folder / f"{DEMO_MODEL}.safetensors"
-        return Weights(DEMO_MODEL, folder / f"{DEMO_MODEL}.json", checkpoint, checkpoint)
-    if model.startswith("local-dir:"):
-        folder = Path(model.removeprefix("local-dir:")).expanduser()
-        return Weights(f"local-dir:{folder.name}", None, None, _weights_in(folder))
-    if model.startswith("hf-hub:"):
-        return Weights(model, None, None, _download_hub(model))
-    if pretrained is None:
-        raise PlaceprintError(f"encode.encoder.pretrained: {model} needs a tag or a checkpoint file, none is given")
-    config = Path(model).expanduser() if model.endswith(".json") else None
-    if config is not None and not config.is_file():
-        raise PlaceprintError(f"encode.encoder.model: the model config {config} does not exist")
-    name = config.stem if config else model
-    checkpoint = Path(pretrained).expanduser()
-    if not checkpoint.is_file():
-        if config is not None or checkpoint.suffix in (".pt", ".pth", ".bin", ".safetensors"):
-            raise PlaceprintError(f"encode.encoder.pretrained: the checkpoint {checkpoint} does not exist")
-        checkpoint = _download_tag(model, pretrained)
-    return Weights(name, config, checkpoint, checkpoint)
+    described = describe_encoder(settings)
+    if described.transformers is None:
+        _see_transformers(described)
+    pretrained, files = _found(settings, described)
+    identity = replace(described.identity, weights=_content_hash(files))
+    return Weights(**{**vars(described), "identity": identity}, pretrained=pretrained, files=files)
 
 
-def _download_tag(model: str, tag: str) -> Path:
-    import open_clip
-
-    known = open_clip.list_models()
-    if model not in known:
-        raise PlaceprintError(f"encode.encoder.model: open_clip knows no {model!r}{_nearest(model, known)}")
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if tag not in tags:
-        raise PlaceprintError(
-            f"encode.encoder.pretrained: {model} has no weights {tag!r}; it has {', '.join(tags) or 'none: give a checkpoint file'}"
-        )
-    try:
-        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, tag)))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _no_download(f"{model}/{tag}", error) from error
-
-
-def _download_hub(model: str) -> Path:
-    from open_clip.factory import download_pretrained_from_hf
-
-    try:
-        return Path(download_pretrained_from_hf(model.removeprefix("hf-hub:")))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _no_download(model, error) from error
+def _found(settings: EncoderSettings, described: Described) -> tuple[str | None, tuple[Path, ...]]:
+    """What open_clip is given beside the name, and all files of the weights."""
+    if described.transformers is not None:
+        if settings.model.startswith(HUB):
+            return None, _download_transformers(settings.model.removeprefix(HUB))
+        return None, weight_files(described.transformers)
+    if described.name.startswith(HUB):
+        return None, (registry.download_hub_weights(described.name.removeprefix(HUB)),)
+    if described.name.startswith(FOLDER):
+        return None, (_checkpoint_in(Path(described.name.removeprefix(FOLDER))),)
+    if settings.pretrained is None:
+        checkpoint = demo_folder() / f"{DEMO_MODEL}.safetensors"
+    elif described.config is not None or is_checkpoint(settings.pretrained):
+        checkpoint = Path(settings.pretrained).expanduser()
+    else:
+        return settings.pretrained, (registry.download_tag(settings.model, settings.pretrained),)
+    return str(checkpoint), (checkpoint,)
 
 
-def _no_download(name: str, error: Exception) -> PlaceprintError:
-    cause = (str(error).splitlines() or [type(error).__name__])[0]
-    return PlaceprintError(f"encode.encoder: the weights of {name} are not here and could not be downloaded: {cause}")
+def _download_transformers(repository: str) -> tuple[Path, ...]:
+    """The weights of a repository in the layout of `transformers`: the first of its names that is there, and its shards."""
+    for name in WEIGHTS:
+        found = registry.download_hub_file(repository, name)
+        if found is not None:
+            if name.endswith(".index.json"):
+                for shard in sorted(set(read_json(found)["weight_map"].values())):
+                    registry.download_hub_file(repository, shard)
+            return weight_files(found.parent)
+    raise PlaceprintError(f"encode.encoder.model: {HUB}{repository} holds no weights ({', '.join(WEIGHTS)})")
 
 
-def _weights_in(folder: Path) -> Path:
-    for name in (
+def _checkpoint_in(folder: Path) -> Path:
+    """The file that open_clip takes from a folder."""
+    preferred = (
         "open_clip_model.safetensors",
         "open_clip_pytorch_model.safetensors",
         "open_clip_pytorch_model.bin",
-        "open_clip_model.pt",
-    ):
-        if (folder / name).is_file():
-            return folder / name
-    raise PlaceprintError(f"encode.encoder.model: {folder} holds no open_clip weights (open_clip_model.safetensors)")
+        "open_clip_pytorch_model.pth",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "pytorch_model.pth",
+        "model.pth",
+    )
+    there = [folder / name for name in preferred if (folder / name).is_file()]
+    if not there:
+        there = [path for suffix in ("safetensors", "bin", "pth") for path in sorted(folder.glob(f"*.{suffix}"))]
+    if not there:
+        raise PlaceprintError(
+            f"encode.encoder.model: {folder} holds no open_clip weights (open_clip_model.safetensors)"
+        )
+    return there[0]
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches
+def _see_transformers(described: Described) -> None:
+    identity = described.identity
+    if needs_transformers(identity.model_config, identity.tokenizer) and find_spec("transformers") is None:
+        what = "tokenizer" if not identity.tokenizer.startswith("SimpleTokenizer") else "text side"
+        raise PlaceprintError(
+            f"encode.encoder: the {what} of {described.model} needs the extra `transformers`: pip install 'placeprint[transformers]'"
+        )
 
-    near = get_close_matches(name, known, n=2, cutoff=0.5)
-    return f"; nearest: {', '.join(near)}" if near else ""
+
+def _content_hash(paths: Sequence[Path]) -> str:
+    """sha256 of a checkpoint, hex; of several files that of their hashes."""
+    hashes = [_sha256(path, path.stat().st_mtime_ns) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 @lru_cache(maxsize=8)
