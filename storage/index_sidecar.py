@@ -126,4 +126,5 @@ def _is_whole(folder: StorePath, sidecar: Mapping[str, Any]) -> bool:
 
 
 def _hashes(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
-    return [(str(shard["blake2b"]), int(shard["rows"])) for shard in manifest["shards"]]
+    """What each shard holds: of its rows where they have a hash of their own, so that an index outlives another metadata."""
+    return [(str(shard.get("content") or shard["blake2b"]), int(shard["rows"])) for shard in manifest["shards"]]

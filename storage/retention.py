@@ -48,7 +48,7 @@ from storage.atomic import remove_folder, write_bytes
 from storage.errors import StoreError
 from storage.leases import Leases
 from storage.s3_path import StoredFile, StorePath, files_below
-from storage.store import MANIFEST, RECIPE_FILE, SELECTED, Store, TableVersion
+from storage.store import FORMER_MANIFEST, MANIFEST, RECIPE_FILE, SELECTED, Store, TableVersion, manifest_in
 from storage.under_way import TTL_S, removal_under_way
 
 FOLDERS = (
@@ -312,8 +312,8 @@ def _hide(store: Store, fingerprint: str, things: Iterable[Removal]) -> bool:
         return False
     hidden: dict[StorePath, bytes] = {}
     for each in things:
-        manifest = each.path / MANIFEST
-        if each.kind == "table versions":
+        manifest = manifest_in(each.path) if each.kind == "table versions" else None
+        if manifest is not None:
             with suppress(OSError):  # what cannot be removed stays
                 hidden[manifest] = manifest.read_bytes()
                 manifest.unlink()
@@ -337,7 +337,7 @@ def _is_removed(removal: Removal) -> bool:
             return True
         if not path.is_dir():
             return False
-        for name in (MANIFEST, _PAGE):
+        for name in (MANIFEST, FORMER_MANIFEST, _PAGE):
             (path / name).unlink(missing_ok=True)
     except OSError:
         return False

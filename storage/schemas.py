@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -267,6 +270,46 @@ VERDICTS = pa.schema(
         _field("alpha", pa.float64()),
     ]
 )
+
+
+# Keys of the metadata by which a file of embeddings says what it is.
+ENCODER_ID = b"placeprint.encoder_id"
+ENCODER = b"placeprint.encoder"
+
+
+def embedding_metadata(
+    encoder_id: str,
+    encoder: Mapping[str, Any],
+    dimension: int,
+    dtype: str,
+    fingerprint: str,
+    images: str,
+    placeprint: str,
+) -> dict[bytes, bytes]:
+    """What a file of embeddings says of itself, so that a copy of it explains itself.
+
+    Parameters
+    ----------
+    encoder_id, encoder
+        The id, and the identity in full.
+    dimension, dtype
+        Of the vectors.
+    fingerprint, images
+        Of the version that the file is part of, and of the images that were encoded.
+    placeprint
+        The version of placeprint that wrote it.
+    """
+    return {
+        ENCODER_ID: encoder_id.encode(),
+        ENCODER: json.dumps(encoder, sort_keys=True).encode(),
+        b"placeprint.dimension": str(dimension).encode(),
+        b"placeprint.dtype": dtype.encode(),
+        b"placeprint.normalised": b"true",
+        b"placeprint.metric": b"cosine (the inner product of normalised vectors)",
+        b"placeprint.fingerprint": fingerprint.encode(),
+        b"placeprint.images": images.encode(),
+        b"placeprint.version": placeprint.encode(),
+    }
 
 
 def embedding_type(dimension: int, dtype: str) -> pa.DataType:

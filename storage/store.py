@@ -35,7 +35,11 @@ from storage.s3_path import StorePath, parquet_file, read_parquet, store_path
 
 FORMAT = 1
 ROW_GROUP_ROWS = 10_000
-MANIFEST, SELECTED, RECIPE_FILE = "manifest.json", "selected", "recipe.json"
+# Arrow, Spark, Dask and pandas, given a folder, pass over names that begin so: what is left are the shards.
+MANIFEST = "_manifest.json"
+# Of versions made before; they are read, and never renamed.
+FORMER_MANIFEST = "manifest.json"
+SELECTED, RECIPE_FILE = "selected", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished Parquet file of a version: name, rows, size and content hash."""
+    """One finished Parquet file of a version: name, rows, size and hash.
+
+    `content` is a hash of its rows alone, where its step gives one: files whose metadata differ may hold the same rows.
+    """
 
     file: str
     rows: int
     bytes: int
     blake2b: str
+    content: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,7 @@ class Store:
             "fingerprint": recipe.fingerprint,
             "recipe": asdict(recipe),
             "rows": sum(shard.rows for shard in shards),
-            "shards": [asdict(shard) for shard in shards],
+            "shards": [shard.as_json() for shard in shards],
             "counts": dict(counts or {}),
             "notes": dict(notes or {}),
             "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -212,7 +224,7 @@ class Store:
 
     def has(self, table: str, fingerprint: str) -> bool:
         """Whether the version is complete."""
-        return (self.folder(table, fingerprint) / MANIFEST).is_file()
+        return manifest_in(self.folder(table, fingerprint)) is not None
 
     def reuse(self, recipe: Recipe, tables: Iterable[str]) -> bool:
         """Whether every table of a step is complete; if so, they become the selected versions."""
@@ -251,14 +263,16 @@ class Store:
         found = [
             self._read_manifest(name, path)
             for name in tables
-            for path in (self.root / "tables" / name).glob(f"*/{MANIFEST}")
+            for path in (self.root / "tables" / name).glob(f"*/*{FORMER_MANIFEST}")
+            if path.name in (MANIFEST, FORMER_MANIFEST)
         ]
         return sorted(found, key=lambda each: (each.table, each.created_at, each.fingerprint))
 
     def _selected(self, table: str, step: str | None) -> TableVersion:
         pointer = self.root / "tables" / table / SELECTED
-        if pointer.is_file() and self.has(table, fingerprint := pointer.read_text().strip()):
-            version = self._read_manifest(table, self.folder(table, fingerprint) / MANIFEST)
+        manifest = manifest_in(self.folder(table, pointer.read_text().strip())) if pointer.is_file() else None
+        if manifest is not None:
+            version = self._read_manifest(table, manifest)
             if step in (None, version.step):
                 return version
         versions = [each for each in self.versions(table) if step in (None, each.step)]
@@ -274,6 +288,14 @@ class Store:
         if manifest.get("format") != FORMAT:
             raise StoreError(f"{path} has format {manifest.get('format')}, this version of placeprint reads {FORMAT}")
         return TableVersion(table, path.parent, manifest)
+
+
+def manifest_in(folder: StorePath) -> StorePath | None:
+    """The manifest of a version's folder; None where the version is not complete."""
+    for name in (MANIFEST, FORMER_MANIFEST):
+        if (folder / name).is_file():
+            return folder / name
+    return None
 
 
 def write_recipe(folder: StorePath, recipe: Recipe) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from storage.atomic import remove_folder
 from storage.errors import StoreError
 from storage.leases import Leases
 from storage.s3_path import sorted_glob
-from storage.store import Store
+from storage.store import Recipe, Store, manifest_in
 
 FOLDER = "leases"
 # Long, so that a machine may be busy, or sleep for a while, and its run is still seen; a lease of a process of this machine that
@@ -53,6 +54,29 @@ def removal_under_way(store: Store) -> Iterator[None]:
                 f"gc: runs are under way in {store.root} ({len(runs)}): nothing was removed, try again later"
             )
         yield
+
+
+def take_away(store: Store, versions: Mapping[str, Recipe]) -> None:
+    """Take away what there is of these versions, by table, so that they are made anew. Called by a run.
+
+    Raises
+    ------
+    StoreError
+        When another run is under way, which may be reading them.
+    """
+    leases = _leases(store)
+    runs = [path.stem for path in sorted_glob(leases.folder, "run-*.lease") if leases.is_held(path.stem)]
+    if len(runs) > 1:
+        raise StoreError(
+            f"encode.fresh: other runs are under way in {store.root}: nothing was take_away, try again later"
+        )
+    for table, recipe in versions.items():
+        folder = store.folder(table, recipe.fingerprint)
+        # First what says that it is complete: it is there wholly or not at all.
+        manifest = manifest_in(folder)
+        if manifest is not None:
+            manifest.unlink(missing_ok=True)
+        remove_folder(folder)
 
 
 def _leases(store: Store) -> Leases:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from storage.schemas import embedding_type
+from storage.errors import StoreError
+from storage.s3_path import StorePath, read_parquet, store_path
+from storage.schemas import ENCODER_ID, embedding_type
 from storage.store import TableVersion
 
 Vectors = npt.NDArray[np.float32]
@@ -29,6 +33,27 @@ def column_vectors(column: pa.ChunkedArray) -> Vectors:
     return np.concatenate(chunks).astype(np.float32, copy=False)
 
 
-def read_vectors(version: TableVersion, column: str = "embedding") -> Vectors:
-    """All vectors of a version in row order, (n, d) float32."""
-    return column_vectors(version.read([column])[column])
+def read_vectors(source: TableVersion | Sequence[StorePath | str], column: str = "embedding") -> Vectors:
+    """All vectors of a version, or of files that were copied out of a store, in row order, (n, d) float32.
+
+    Raises
+    ------
+    StoreError
+        When the files are of several encoders, which gives cosines that mean nothing, or of several widths.
+    """
+    paths = source.files if isinstance(source, TableVersion) else [store_path(path) for path in source]
+    tables = [read_parquet(path, columns=[column]) for path in paths]
+    for what, found in (
+        ("encoders", {_encoder_of(table) for table in tables}),
+        ("widths", {str(table.schema.field(column).type.list_size) for table in tables}),
+    ):
+        if len(found) > 1:
+            raise StoreError(
+                f"{paths[0].parent}: these vectors are of several {what}: {', '.join(sorted(found))}: read those of one"
+            )
+    return column_vectors(pa.concat_tables(tables)[column])
+
+
+def _encoder_of(table: pa.Table) -> str:
+    said: bytes = (table.schema.metadata or {}).get(ENCODER_ID, b"one that the file does not name")
+    return said.decode()

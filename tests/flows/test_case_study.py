@@ -281,7 +281,7 @@ def test_a_run_that_is_killed_twice_is_finished_by_the_next_to_the_same_bytes(
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert list(store.glob(f"heads/*/{waits_for}"))
-        assert not list(store.glob("tables/metrics/*/manifest.json"))
+        assert not list(store.glob("tables/metrics/*/_manifest.json"))
     again = start(*arguments, home=tmp_path / "home")
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output

@@ -104,7 +104,12 @@ def test_images_that_cannot_be_read_are_rows_of_embedding_rejects(fresh: Path) -
     version = encoded(fresh)
     rejects = Store(fresh).version("embedding_rejects").read().to_pylist()
     assert {row["image_id"]: row["reason"] for row in rejects} == by_id
-    assert dict(version.counts) == {"images": N_IMAGES, "embedded": N_IMAGES - len(by_id), "rejected": len(by_id)}
+    assert dict(version.counts) == {
+        "images": N_IMAGES,
+        "embedded": N_IMAGES - len(by_id),
+        "reused": 0,
+        "rejected": len(by_id),
+    }
     embedded = set(version.read(["image_id"])["image_id"].to_pylist())
     assert embedded | by_id.keys() == {row["image_id"] for row in images}
     assert not embedded & by_id.keys()

@@ -168,7 +168,9 @@ def files(root: Path) -> dict[str, bytes]:
         str(path.relative_to(root)): path.read_bytes()
         for part in ("tables", "indexes")
         for path in sorted((root / part).rglob("*"))
-        if path.is_file() and path.suffix != ".tmp" and path.name not in ("manifest.json", "recall.json")
+        if path.is_file()
+        and path.suffix != ".tmp"
+        and path.name not in ("_manifest.json", "manifest.json", "recall.json")
     }
 
 
@@ -254,7 +256,7 @@ def test_two_pipelines_at_once_on_one_store_on_s3_and_no_secret_is_in_what_they_
     kept = b"".join(path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file())
     kept += b"".join(
         path.read_bytes()
-        for pattern in ("runs/*.json", "tables/*/*/manifest.json", "reports/*/*")
+        for pattern in ("runs/*.json", "tables/*/*/_manifest.json", "reports/*/*")
         for path in store.root.glob(pattern)
     )
     assert len(said) > 10_000

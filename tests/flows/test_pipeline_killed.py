@@ -28,7 +28,7 @@ def files(root: Path) -> dict[str, bytes]:
         for path in sorted((root / part).rglob("*"))
         if path.is_file()
         and path.suffix != ".tmp"
-        and not (part == "tables" and path.name == "manifest.json")
+        and not (part == "tables" and path.name == "_manifest.json")
         and path.name != "recall.json"
     }
 

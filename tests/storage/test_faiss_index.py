@@ -248,7 +248,7 @@ def test_index_of_changed_shards_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     version = commit(store, [clustered(50, 8)])
     build_index(store, version)
-    path = version.folder / "manifest.json"
+    path = version.folder / "_manifest.json"
     path.write_text(path.read_text().replace(version.manifest["shards"][0]["blake2b"], "0" * 32))
     with pytest.raises(StoreError, match="built from another table"):
         SearchIndex(store, store.version("embeddings"))

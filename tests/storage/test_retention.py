@@ -381,7 +381,7 @@ def test_two_at_once_do_no_harm(tmp_path: Path) -> None:
     assert len(list((tmp_path / "images").rglob("*.jpg"))) == 10
 
 
-@pytest.mark.parametrize("damaged", ["manifest.json", "part-00000.parquet"])
+@pytest.mark.parametrize("damaged", ["_manifest.json", "part-00000.parquet"])
 def test_a_damaged_store_loses_nothing(tmp_path: Path, damaged: str) -> None:
     store = Store(tmp_path)
     commit_images(store, 0, [b"old"])

@@ -4,7 +4,10 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import pandas
+import polars
 import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 from storage.errors import StoreError
@@ -86,7 +89,7 @@ def test_damaged_shard_is_refused(tmp_path: Path) -> None:
 def test_damaged_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
     store = Store(tmp_path)
     commit(store)
-    (store.folder("things", RECIPE.fingerprint) / "manifest.json").write_text("{")
+    (store.folder("things", RECIPE.fingerprint) / "_manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"delete .* and run again"):
         store.version("things")
 
@@ -127,5 +130,26 @@ def test_two_writers_of_the_same_versions(tmp_path: Path) -> None:
     assert len(store.versions("things")) == 20
     assert all(version.read().equals(ROWS) for version in store.versions("things"))
     assert not list(tmp_path.rglob("*.tmp"))
-    for manifest in tmp_path.rglob("manifest.json"):
+    for manifest in tmp_path.rglob("_manifest.json"):
         assert json.loads(manifest.read_text())["rows"] == 3
+
+
+def test_versions_made_before_the_manifest_had_its_name_are_read_selected_and_reused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit(store)
+    made = store.version("things")
+    (made.folder / "_manifest.json").rename(made.folder / "manifest.json")
+    assert store.has("things", RECIPE.fingerprint)
+    assert store.version("things").manifest == made.manifest
+    assert [each.fingerprint for each in store.versions()] == [RECIPE.fingerprint]
+    assert store.reuse(RECIPE, ["things"])
+
+
+def test_a_folder_of_a_version_is_a_table_to_other_tools(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    commit(store)
+    made = store.version("things")
+    assert {path.name for path in made.folder.iterdir()} == {"_manifest.json", "part-00000.parquet"}
+    assert len(pandas.read_parquet(made.folder)) == made.rows
+    assert pyarrow.dataset.dataset(made.folder).count_rows() == made.rows
+    assert polars.read_parquet(f"{made.folder}/*.parquet").height == made.rows
