@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from flows.commands import operations, questions, stages, store
+from flows.commands import encoders, operations, questions, stages, store
 from flows.commands.options import complain
 from storage.errors import PlaceprintError
 from tasks.settings import SettingsError
@@ -37,6 +37,7 @@ store_app = typer.Typer(help="Look into the store: its table versions and their 
 store_app.command("list")(store.list_versions)
 store_app.command("show")(store.show_manifest)
 app.add_typer(store_app, name="store")
+app.add_typer(encoders.app, name="encoders")
 
 
 def main() -> None:

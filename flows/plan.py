@@ -64,7 +64,7 @@ class Plan:
     def finished_page(self, store: Store, settings: Settings) -> StorePath | None:
         """The report's page if everything is there already, else None. What is there becomes selected."""
         page = report_page(store, self.report)
-        if not page.is_file():
+        if settings.encode.fresh or settings.encode.verify or not page.is_file():
             return None
         made = [
             store.reuse(self.images, ["rejects", "images"]),

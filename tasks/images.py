@@ -85,6 +85,20 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Image.I
         raise ImageError(RejectReason.UNREADABLE, str(error)) from None
 
 
+def read_picture(path: StorePath) -> bytes:
+    """The bytes of a picture of the store.
+
+    Raises
+    ------
+    ImageError
+        When it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(RejectReason.UNREADABLE, f"{path.name}: {error.strerror or error}") from None
+
+
 def open_rgb(path: StorePath) -> Image.Image:
     """An image of the store, as `decode_rgb` gives it."""
     return decode_rgb(path.read_bytes())[0]

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from storage.index_kind import Kind
+from tasks.encode.encoder_settings import EncoderSettings
 from tasks.encode.overlays import Overlay
-from tasks.encode.weights import EncoderSettings
 from tasks.settings import Section
 
 PLACEHOLDERS = ("{label}", "{country}")
@@ -35,6 +35,10 @@ class EncodeSettings(Section):
     shard_size: int = Field(2000, ge=1, description="images a task and a Parquet file: what a killed run does again")
     dtype: Literal["float32", "float16"] = Field("float32", description="of the stored vectors; scored in float32")
     features: bool = Field(False, description="keep the pooled features before the encoder's projection, too")
+    fresh: bool = Field(False, description="compute every vector, also those that the store has already")
+    verify: int = Field(
+        0, ge=0, description="images that are also encoded the reference's way before a run begins; 0 for none"
+    )
     exact: bool = Field(False, description="use open_clip's own image transform, which is slower: docs/encode.md")
     loader_threads: int | None = Field(
         None, ge=1, description="that read and decode; one a core, shared by the devices"

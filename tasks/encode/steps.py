@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from storage import schemas
 from storage.atomic import remove_folder
@@ -22,12 +21,16 @@ from storage.faiss_index import SearchIndex, build_index, has_index, index_folde
 from storage.leases import Leases
 from storage.s3_path import StorePath
 from storage.store import Recipe, Shard, Store, TableVersion
-from storage.vectors import vector_column
+from storage.vectors import Vectors, vector_column
 from tasks.collect.steps import unique_images
+from tasks.encode.reuse import Plan, ShardReader, known_prompts
 from tasks.encode.settings import EncodeSettings, IndexSettings, fill
-from tasks.encode.shards import Rejected, checked_shard, shard_table
+from tasks.encode.shards import Rejected, checked_shard, shard_content, shard_table
 from tasks.encode.telemetry import Times
+from tasks.encode.weights import find_weights
+from tasks.images import ImageError, decode_rgb, read_picture
 from tasks.labels.label_set import load_label_set
+from tasks.step import run_logger, step
 from tasks.stop import end_if_stopped
 
 if TYPE_CHECKING:
@@ -40,18 +43,29 @@ _LOOK_AGAIN_S = 0.5
 
 @dataclass(frozen=True)
 class EncodedShard:
-    """A shard that is there and whole; `times` is None where it was there before."""
+    """A shard that is there and whole; `times` is None where nothing was encoded for it in this run.
+
+    `origins` are the vectors that were taken over, by the version that they come from.
+    """
 
     shard: Shard
     rejected: tuple[Rejected, ...]
+    origins: Mapping[str, int]
     device: str | None = None
-    precision: str | None = None
     times: Times | None = None
 
 
-@task(name="encode-shard", task_run_name="encode {start}-{stop}", cache_policy=NO_CACHE)
+@step(name="encode-shard", task_run_name="encode {start}-{stop}")
 def encode_shard(
-    root: StorePath, settings: EncodeSettings, recipe: Recipe, index: int, start: int, stop: int, *, wait: bool
+    root: StorePath,
+    settings: EncodeSettings,
+    recipe: Recipe,
+    index: int,
+    start: int,
+    stop: int,
+    *,
+    wait: bool,
+    plan: Plan | None = None,
 ) -> EncodedShard | None:
     """See that the shard of images `start` to `stop` (by their order in the table) is there and whole.
 
@@ -59,20 +73,22 @@ def encode_shard(
     ----------
     wait
         What to do while another run makes this shard: wait for it, or return None.
+    plan
+        What it takes over from other versions; None for nothing.
     """
     store = Store(root)
     images = _images(root, recipe.inputs["images"]).slice(start, stop - start)
-    image_ids = images["image_id"].to_pylist()
+    plan = Plan.of_nothing(stop - start) if plan is None else plan
     path = store.shard_path("embeddings", recipe.fingerprint, index)
     leases = Leases(store.folder("embeddings", recipe.fingerprint) / "leases", settings.lease_s)
     while True:
-        if (found := _found_shard(store, path, image_ids)) is not None:
+        if (found := _found_shard(store, path, images, plan)) is not None:
             return found
         with leases.held(path.stem) as mine:
             if mine:
                 # Another run may have finished it between the two looks.
-                return _found_shard(store, path, image_ids) or _encoded_shard(
-                    store, settings, recipe, index, images, path
+                return _found_shard(store, path, images, plan) or _made_shard(
+                    store, settings, recipe, index, images, path, plan
                 )
         if not wait:
             return None
@@ -86,41 +102,145 @@ def _images(root: StorePath, fingerprint: str) -> pa.Table:
     return unique_images(Store(root).version("images", fingerprint), ["image_id", "file", "source"])
 
 
-def _found_shard(store: Store, path: StorePath, image_ids: list[str]) -> EncodedShard | None:
+@lru_cache(maxsize=1)
+def _reader() -> ShardReader:
+    """One for all shards of a process, until the version is committed."""
+    return ShardReader()
+
+
+def _found_shard(store: Store, path: StorePath, images: pa.Table, plan: Plan) -> EncodedShard | None:
     """A shard that an earlier run, or another one, has made; one that is damaged is made again."""
     if not path.is_file():
         return None
     try:
-        rejected = checked_shard(path, image_ids)
+        rejected = checked_shard(path, images["image_id"].to_pylist())
     except StoreError as error:
-        get_run_logger().warning("encode: %s; it is made again", error)
+        run_logger().warning("encode: %s; it is made again", error)
         return None
-    return EncodedShard(store.shard(path), tuple(rejected))
+    return EncodedShard(replace(store.shard(path), content=shard_content(path)), tuple(rejected), plan.origins)
 
 
-def _encoded_shard(
-    store: Store, settings: EncodeSettings, recipe: Recipe, index: int, images: pa.Table, path: StorePath
+@dataclass
+class _Parts:
+    """Vectors of the images of a shard, as they come: by position."""
+
+    rows: list[int]
+    embeddings: list[Vectors]
+    features: list[Vectors]
+    errors: dict[int, ImageError]
+
+    def in_order(self) -> tuple[list[int], Vectors, Vectors | None]:
+        """Positions, ascending, with their embeddings and features."""
+        order = np.argsort(np.array(self.rows, dtype=np.int64))
+        embeddings = np.concatenate(self.embeddings)[order]
+        features = np.concatenate(self.features)[order] if self.features else None
+        return [self.rows[at] for at in order.tolist()], embeddings, features
+
+
+def _made_shard(
+    store: Store, settings: EncodeSettings, recipe: Recipe, index: int, images: pa.Table, path: StorePath, plan: Plan
 ) -> EncodedShard:
+    parts = _Parts([], [], [], {})
+    origins = _take_over(store, plan, parts)
+    missing = sorted(set(range(images.num_rows)) - set(parts.rows))
+    # Those that could not be read are looked at first, without torch.
+    again = set(plan.unread.tolist())
+    files = images["file"].to_pylist()
+    parts.errors |= {at: error for at in missing if at in again if (error := _problem_of(store.root / files[at]))}
+    missing = [at for at in missing if at not in parts.errors]
+    device, times = _encode_missing(store, settings, images, missing, parts)
+    started_s = time.perf_counter()
+    image_ids = images["image_id"].to_pylist()
+    if not parts.rows:
+        _add_widths(settings, recipe, parts)
+    rows, embeddings, features = parts.in_order()
+    metadata = file_metadata(recipe, embeddings.shape[1], settings.dtype)
+    table = shard_table(image_ids, rows, embeddings, features, parts.errors, settings.dtype, metadata)
+    shard = store.write_shard("embeddings", recipe.fingerprint, index, table)
+    rejected = checked_shard(path, image_ids)
+    written_s = time.perf_counter() - started_s
+    return EncodedShard(
+        replace(shard, content=shard_content(path)),
+        tuple(rejected),
+        origins,
+        device,
+        None if times is None else replace(times, written_s=written_s),
+    )
+
+
+def _add_widths(settings: EncodeSettings, recipe: Recipe, parts: _Parts) -> None:
+    """Of a shard of which nothing can be read: a table needs its columns' widths."""
+    parts.embeddings.append(np.empty((0, int(recipe.settings["encoder"]["dimension"])), np.float32))
+    if settings.features:
+        from tasks.encode.encoder import load_encoder
+
+        encoder = load_encoder(settings.encoder, features=True)
+        parts.features.append(np.empty((0, encoder.n_features), np.float32))
+
+
+def _take_over(store: Store, plan: Plan, parts: _Parts) -> dict[str, int]:
+    """Add what can be taken over; what turns out to be damaged is left to be encoded. Returns how many, by version."""
+    origins: dict[str, int] = {}
+    for source in plan.sources:
+        try:
+            embeddings, features = _reader().read(store, source)
+        except StoreError as error:
+            run_logger().warning("encode: %s; its images are encoded again", error)
+            continue
+        parts.rows += source.positions.tolist()
+        parts.embeddings.append(embeddings)
+        parts.features += [] if features is None else [features]
+        origins[source.version] = origins.get(source.version, 0) + len(source.rows)
+    return origins
+
+
+def _problem_of(path: StorePath) -> ImageError | None:
+    """Why a picture cannot be read; None where it can."""
+    try:
+        decode_rgb(read_picture(path))
+    except ImageError as error:
+        return error
+    return None
+
+
+def _encode_missing(
+    store: Store, settings: EncodeSettings, images: pa.Table, missing: Sequence[int], parts: _Parts
+) -> tuple[str | None, Times | None]:
+    """Add the vectors of the images at these positions; returns the device and where the time went."""
+    if not missing:
+        return None, None
     # Torch is not imported where nothing is encoded.
     from tasks.encode.compute import encode_pictures
     from tasks.encode.device import this_device
     from tasks.encode.encoder import load_encoder
     from tasks.encode.loader import Picture
 
-    image_ids = images["image_id"].to_pylist()
+    wanted = images.take(pa.array(missing))
     pictures = [
         Picture(store.root / file, settings.overlays.get(source, ()))
-        for file, source in zip(images["file"].to_pylist(), images["source"].to_pylist(), strict=True)
+        for file, source in zip(wanted["file"].to_pylist(), wanted["source"].to_pylist(), strict=True)
     ]
     device = this_device(settings.encoder)
     encoder = load_encoder(settings.encoder, device, features=settings.features)
     encoded = encode_pictures(encoder, picture_loader(settings, encoder, device, pictures))
-    started_s = time.perf_counter()
-    rows = shard_table(image_ids, encoded.rows, encoded.embeddings, encoded.features, encoded.errors, settings.dtype)
-    store.write_shard("embeddings", recipe.fingerprint, index, rows)
-    rejected = checked_shard(path, image_ids)
-    times = replace(encoded.times, written_s=time.perf_counter() - started_s)
-    return EncodedShard(store.shard(path), tuple(rejected), device, encoder.precision, times)
+    parts.rows += [missing[row] for row in encoded.rows]
+    parts.embeddings.append(encoded.embeddings)
+    parts.features += [] if encoded.features is None else [encoded.features]
+    parts.errors |= {missing[row]: error for row, error in encoded.errors.items()}
+    return device, encoded.times
+
+
+def file_metadata(recipe: Recipe, dimension: int, dtype: str) -> dict[bytes, bytes]:
+    """What a file of embeddings, of images or of prompts, says of itself."""
+    return schemas.embedding_metadata(
+        encoder_id=recipe.inputs["encoder"],
+        encoder=recipe.settings["encoder"],
+        dimension=dimension,
+        dtype=dtype,
+        fingerprint=recipe.fingerprint,
+        images=recipe.inputs["images"],
+        placeprint=package_version("placeprint"),
+    )
 
 
 def picture_loader(settings: EncodeSettings, encoder: Encoder, device: str, pictures: Sequence[Picture]) -> Loader:
@@ -137,7 +257,7 @@ def picture_loader(settings: EncodeSettings, encoder: Encoder, device: str, pict
     )
 
 
-@task(name="commit-embeddings", task_run_name="commit embeddings", cache_policy=NO_CACHE)
+@step(name="commit-embeddings", task_run_name="commit embeddings")
 def commit_embeddings(
     root: StorePath, settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], n_images: int
 ) -> dict[str, int]:
@@ -151,13 +271,15 @@ def commit_embeddings(
         When images in and rows out do not reconcile: nothing is published.
     """
     store = Store(root)
+    _reader.cache_clear()
     rejected = [each for shard in shards for each in shard.rejected]
-    n_embedded = sum(shard.shard.rows for shard in shards)
-    if n_images != n_embedded + len(rejected):
-        raise StoreError(f"encode: {n_images} images, but {n_embedded} embedded and {len(rejected)} rejected")
-    if n_images and not n_embedded:
+    n_rows = sum(shard.shard.rows for shard in shards)
+    n_reused = sum(sum(shard.origins.values()) for shard in shards)
+    if n_images != n_rows + len(rejected):
+        raise StoreError(f"encode: {n_images} images, but {n_rows} embedded and {len(rejected)} rejected")
+    if n_images and not n_rows:
         raise PlaceprintError(f"encode: none of {n_images} images can be read, such as {rejected[0].detail}")
-    counts = {"images": n_images, "embedded": n_embedded, "rejected": len(rejected)}
+    counts = {"images": n_images, "embedded": n_rows - n_reused, "reused": n_reused, "rejected": len(rejected)}
     rows = pa.Table.from_pylist([asdict(each) for each in rejected], schemas.EMBEDDING_REJECTS)
     store.commit(
         "embedding_rejects",
@@ -166,14 +288,34 @@ def commit_embeddings(
         counts=counts,
     )
     notes = {
-        "encoder": recipe.inputs["encoder"],
-        "model": settings.encoder.model,
-        "pretrained": settings.encoder.pretrained,
-        "precision": sorted({each.precision for each in shards if each.precision is not None}),
+        **encoder_notes(settings, recipe),
+        "batch_size": settings.batch_size,
+        "torch": package_version("torch"),
+        "devices": sorted({shard.device for shard in shards if shard.device is not None}),
+        "origins": {
+            each.shard.file: {"embedded": each.shard.rows - sum(each.origins.values()), **each.origins}
+            for each in shards
+        },
     }
     version = store.commit("embeddings", recipe, [each.shard for each in shards], counts=counts, notes=notes)
     remove_folder(version.folder / "leases")
     return counts
+
+
+def encoder_notes(settings: EncodeSettings, recipe: Recipe) -> dict[str, Any]:
+    """What the manifest says of the encoder: for programs, and in words."""
+    described = find_weights(settings.encoder)
+    return {
+        "encoder": recipe.inputs["encoder"],
+        "encoder_in_words": str(described.identity),
+        "identity": described.identity.as_json(),
+        "assumed": list(described.assumed),
+        "remarks": list(described.remarks),
+        "settings": settings.encoder.model_dump(mode="json", exclude={"device", "compiled"}),
+        "model": settings.encoder.model,
+        "pretrained": settings.encoder.pretrained,
+        "precision": described.identity.precision,
+    }
 
 
 class IndexFound(NamedTuple):
@@ -184,7 +326,7 @@ class IndexFound(NamedTuple):
     is_new: bool
 
 
-@task(name="index-embeddings", task_run_name="index embeddings", cache_policy=NO_CACHE)
+@step(name="index-embeddings", task_run_name="index embeddings")
 def index_embeddings(root: StorePath, settings: IndexSettings, fingerprint: str) -> IndexFound:
     """See that the index is there, of the kind that is wanted."""
     store = Store(root)
@@ -205,33 +347,50 @@ def loader_threads(settings: EncodeSettings) -> int:
     return max(1, (os.cpu_count() or 1) // len(settings.encoder.device.split(",")))
 
 
-@task(name="encode-prompts", task_run_name="encode prompts", cache_policy=NO_CACHE)
-def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) -> int:
-    """Embed every template of every class and commit the table; returns the number of prompts."""
-    from tasks.encode.encoder import load_encoder
+@step(name="encode-prompts", task_run_name="encode prompts")
+def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) -> dict[str, int]:
+    """Embed every template of every class and commit the table; a text that the store has is not embedded again.
 
+    Returns
+    -------
+    dict
+        ``prompts``, ``embedded`` and ``reused``.
+    """
     store = Store(root)
     images = store.version("images", recipe.inputs["images"])
     found = [label for label in images.read(["label"])["label"].to_pylist() if label is not None]
     names = load_label_set(str(recipe.settings["labels"]), found).names
     pairs = [(template, name) for template in settings.templates for name in names]
     texts = [fill(template, name) for template, name in pairs]
-    encoder = load_encoder(settings.encoder, features=settings.features)
-    vectors = encoder.encode_texts(texts)
-    if not np.isfinite(vectors).all():
-        raise StoreError("encode: the encoder gave vectors of prompts that are not finite: is the checkpoint whole?")
+    vectors = {} if settings.fresh else known_prompts(store, recipe, texts)
+    missing = [text for text in dict.fromkeys(texts) if text not in vectors]
+    if missing or not texts:
+        from tasks.encode.encoder import load_encoder
+
+        encoder = load_encoder(settings.encoder, features=settings.features)
+        made = encoder.encode_texts(missing)
+        if not np.isfinite(made).all():
+            raise StoreError(
+                "encode: the encoder gave vectors of prompts that are not finite: is the checkpoint whole?"
+            )
+        vectors |= dict(zip(missing, made, strict=True))
+    dimension = int(recipe.settings["encoder"]["dimension"])
+    stacked = np.stack([vectors[text] for text in texts]) if texts else np.empty((0, dimension), np.float32)
+    schema = schemas.prompts(dimension, settings.dtype)
     table = pa.table(
         [
             texts,
             [template for template, _ in pairs],
             [name for _, name in pairs],
-            vector_column(vectors, settings.dtype),
+            vector_column(stacked, settings.dtype),
         ],
-        schema=schemas.prompts(vectors.shape[1], settings.dtype),
+        schema=schema.with_metadata(file_metadata(recipe, dimension, settings.dtype)),
     )
-    notes = {"encoder": recipe.inputs["encoder"], "image_px": list(encoder.image_px)}
-    store.commit("prompts", recipe, [store.write_shard("prompts", recipe.fingerprint, 0, table)], notes=notes)
-    return len(texts)
+    counts = {"prompts": len(texts), "embedded": len(missing), "reused": len(set(texts)) - len(missing)}
+    notes = {**encoder_notes(settings, recipe), "image_px": list(recipe.settings["encoder"]["preprocessing"]["size"])}
+    shard = store.write_shard("prompts", recipe.fingerprint, 0, table)
+    store.commit("prompts", recipe, [shard], counts=counts, notes=notes)
+    return counts
 
 
 def check_overlays(settings: EncodeSettings, images: TableVersion) -> None:
