@@ -7,23 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.atomic import write_bytes
 from storage.errors import PlaceprintError
 from storage.faiss_index import SearchIndex
 from storage.s3_path import StorePath
-from storage.store import Store, TableVersion
+from storage.store import Store
 from storage.vectors import Vectors
 from tasks.dedup.kept import removed_images
-from tasks.encode.weights import EncoderSettings, find_weights
+from tasks.encode.queries import QueryEncoder
 from tasks.images import ImageError, decode_rgb
 from tasks.report.thumbnails import thumbnail
 
-if TYPE_CHECKING:
-    from tasks.encode.encoder import Encoder
+# Also those that cannot be read: who types one means a file.
+_IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "tif", "tiff", "bmp", "ico", "svg"),
+        *("heic", "heif", "avif", "jxl", "jp2", "j2k", "psd", "tga", "ppm", "pgm"),
+        *("raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -38,79 +46,87 @@ class Hit:
     file: StorePath
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The hits of a query, best first; `cut` is how many tokens its text has and how many the encoder reads, if those are fewer."""
+
+    query: str
+    hits: list[Hit]
+    cut: tuple[int, int] | None = None
+
+
+class Searcher:
+    """Answers one query after another on the embeddings that are selected; the encoder and the index stay loaded.
+
+    Parameters
+    ----------
+    device
+        Where images are encoded.
+    duplicates
+        Whether near-duplicates that were removed are found, too.
+
+    Raises
+    ------
+    PlaceprintError
+        When there are no embeddings or no index, or the encoder is not that of the table.
+    """
+
+    def __init__(self, store: Store, *, device: str = "auto", duplicates: bool = False) -> None:
+        self._store = store
+        embeddings = store.version("embeddings")
+        self._index = SearchIndex(store, embeddings)
+        self._encoder = QueryEncoder(embeddings.notes, device)
+        self._image_ids = embeddings.read(["image_id"])["image_id"].combine_chunks()
+        images = store.version("images", embeddings.manifest["recipe"]["inputs"]["images"])
+        self._rows = images.read(["image_id", "label", "source", "path", "file"])
+        self._removed = set() if duplicates else removed_images(store, images.fingerprint)
+
+    def search(self, query: str, k: int = 10, *, is_text: bool = False) -> Answer:
+        """The k images nearest to `query`: a text, or the path of an image file.
+
+        Parameters
+        ----------
+        is_text
+            Take the query for a text, whatever files are there.
+
+        Raises
+        ------
+        PlaceprintError
+            When the query is empty or a folder, or looks like a file that is not there or is no image.
+        """
+        if not query.strip():
+            raise PlaceprintError("search: the query is empty: give a text or the path of an image")
+        path = None if is_text else _as_image_path(query)
+        cut = None
+        if path is None:
+            cut, vector = self._encoder.n_cut(query), self._encoder.text(query)
+        else:
+            vector = self._encoder.image(usable_image(path))
+        return Answer(query, [self._hit(*found) for found in self._nearest(vector, k)], cut)
+
+    def _nearest(self, vector: Vectors, k: int) -> list[tuple[float, str]]:
+        """Cosines and ids of the k nearest images that were not removed."""
+        wanted, n = k, len(self._image_ids)
+        while True:
+            wanted = min(wanted, n)
+            cosines, rows = self._index.search(vector, wanted)
+            identities = self._image_ids.take(pa.array(rows[0])).to_pylist()
+            found = zip(cosines[0].tolist(), identities, strict=True)
+            kept = [(cosine, identity) for cosine, identity in found if identity not in self._removed]
+            if len(kept) >= k or wanted == n:
+                return kept[:k]
+            wanted *= 4
+
+    def _hit(self, cosine: float, identity: str) -> Hit:
+        # Of an image in several collections the first, which is the one that was encoded.
+        at = pc.index(self._rows["image_id"], identity).as_py()
+        (row,) = self._rows.slice(at, 1).to_pylist()
+        return Hit(cosine, identity, row["label"], row["source"], row["path"], self._store.root / row["file"])
+
+
 def search(store: Store, query: str, *, k: int = 10, device: str = "auto", duplicates: bool = False) -> list[Hit]:
-    """The k images nearest to `query`: a text, or the path of an image file.
-
-    Near-duplicates that were removed are left out, unless `duplicates` asks for them.
-
-    Raises
-    ------
-    PlaceprintError
-        When the query looks like a file that is not there or is no image, or the encoder is not that of the table.
-    """
-    embeddings = store.version("embeddings")
-    index = SearchIndex(store, embeddings)
-    path = _as_image_path(query)
-    vector = embed_image(embeddings, path, device) if path else embed_text(embeddings, query, device)
-    image_ids = embeddings.read(["image_id"])["image_id"].to_pylist()
-    images = store.version("images", embeddings.manifest["recipe"]["inputs"]["images"])
-    removed = set() if duplicates else removed_images(store, images.fingerprint)
-    found = _nearest(index, vector, image_ids, removed, k)
-    columns = ["image_id", "label", "source", "path", "file"]
-    by_id = {row["image_id"]: row for row in reversed(images.read(columns).to_pylist())}
-    hits = [(cosine, by_id[identity]) for cosine, identity in found]
-    return [
-        Hit(cosine, row["image_id"], row["label"], row["source"], row["path"], store.root / row["file"])
-        for cosine, row in hits
-    ]
-
-
-def embed_text(embeddings: TableVersion, text: str, device: str = "auto") -> Vectors:
-    """The vector of a text, (1, d) float32, made by the encoder of these embeddings."""
-    return _encoder_of(embeddings, device).encode_texts([text])
-
-
-def embed_image(embeddings: TableVersion, path: Path, device: str = "auto") -> Vectors:
-    """The vector of an image file, (1, d) float32, made by the encoder of these embeddings.
-
-    Raises
-    ------
-    PlaceprintError
-        When it is not there or is no image.
-    """
-    if not path.expanduser().is_file():
-        raise PlaceprintError(f"the image {path} does not exist")
-    _check_image(path.expanduser())
-    return _encoder_of(embeddings, device).encode_images([path.expanduser()], batch_size=1)
-
-
-def _encoder_of(embeddings: TableVersion, device: str) -> Encoder:
-    settings = EncoderSettings(
-        model=str(embeddings.notes["model"]), pretrained=embeddings.notes["pretrained"], device=device
-    )
-    encoder_id = find_weights(settings).encoder_id
-    if encoder_id != embeddings.notes["encoder"]:
-        raise PlaceprintError(
-            f"the embeddings were made by {embeddings.notes['encoder']}, here is {encoder_id}: encode again, or bring those weights"
-        )
-    from tasks.encode.encoder import load_encoder
-
-    return load_encoder(settings)
-
-
-def _nearest(
-    index: SearchIndex, vector: Vectors, image_ids: Sequence[str], removed: set[str], k: int
-) -> list[tuple[float, str]]:
-    """Cosines and ids of the k nearest images that were not removed."""
-    wanted = k
-    while True:
-        wanted = min(wanted, len(image_ids))
-        cosines, rows = index.search(vector, wanted)
-        found = [(float(cosine), image_ids[row]) for cosine, row in zip(cosines[0], rows[0], strict=True)]
-        kept = [(cosine, identity) for cosine, identity in found if identity not in removed]
-        if len(kept) >= k or wanted == len(image_ids):
-            return kept[:k]
-        wanted *= 4
+    """The k images nearest to `query`, as `Searcher.search` finds them."""
+    return Searcher(store, device=device, duplicates=duplicates).search(query, k).hits
 
 
 def write_page(store: Store, query: str, hits: Sequence[Hit]) -> StorePath:
@@ -130,21 +146,36 @@ def write_page(store: Store, query: str, hits: Sequence[Hit]) -> StorePath:
 
 
 def _as_image_path(query: str) -> Path | None:
-    """The query as a path, if it is one; a name that ends like an image but is not there is a mistake, not a text."""
+    """The query as a path, if it is one; what looks like a path but is not there is a mistake, not a text."""
     path = Path(query).expanduser()
     try:
-        is_file = path.is_file()
-    except OSError:  # too long for a file name: a text
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # too long for a file name, or with a NUL in it: a text
         return None
-    if not is_file:
-        if re.fullmatch(r"\.(jpe?g|png|webp|gif|tiff?|bmp)", path.suffix.lower()):
-            raise PlaceprintError(f"the image {path} does not exist")
-        return None
-    return path
+    if is_folder:
+        raise PlaceprintError(f"search: {query} is a folder: give an image file, or --text to search for the word")
+    if path.suffix.lower() in _IMAGE_SUFFIXES or re.match(r"(/|\.{1,2}/|~)", query):
+        raise PlaceprintError(f"search: the image {query} does not exist (--text searches for the words)")
+    return None
 
 
-def _check_image(path: Path) -> None:
+def usable_image(path: Path) -> Path:
+    """The path of an image file that can be decoded, with ``~`` read as the user's home.
+
+    Raises
+    ------
+    PlaceprintError
+        When it is not there or is no image.
+    """
+    path = path.expanduser()
     try:
         decode_rgb(path.read_bytes())
     except ImageError as error:
-        raise PlaceprintError(f"{path} is not a usable image: {error.detail}") from None
+        raise PlaceprintError(f"search: {path} is not a usable image: {error.detail}") from None
+    except FileNotFoundError:
+        raise PlaceprintError(f"search: the image {path} does not exist") from None
+    except OSError as error:
+        raise PlaceprintError(f"search: {path} cannot be read: {error.strerror or error}") from None
+    return path

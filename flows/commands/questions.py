@@ -76,10 +76,18 @@ def sql(
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="A text, or the path of an image file.")],
+    query: Annotated[
+        str | None,
+        typer.Argument(
+            help="A text, or the path of an image file. Without one: a prompt, or a query a line of standard input."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many images.")] = 10,
+    text: Annotated[
+        bool, typer.Option("--text", help="Take the query for a text, whatever files and folders there are.")
+    ] = False,
     store: StoreOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …; where images are encoded.")] = "auto",
     duplicates: Annotated[
         bool, typer.Option("--duplicates", help="Show near-duplicates that were removed, too.")
     ] = False,
@@ -88,21 +96,34 @@ def search(
 
     Example: `placeprint search "a satellite photo of Egypt"`
     """
-    from flows.search import search as find
-    from flows.search import write_page
+    from flows.search import Searcher, write_page
     from storage.store import Store
 
     opened = Store(store or default_store())
-    hits = find(opened, query, k=k, device=device, duplicates=duplicates)
-    table = Table()
-    for name in ("", "cosine", "label", "source", "path"):
-        table.add_column(name)
-    for number, hit in enumerate(hits, start=1):
-        table.add_row(
-            str(number), f"{hit.cosine:.3f}", escaped(hit.label or ""), escaped(hit.source), escaped(hit.path)
-        )
-    output.print(table)
-    output.print(f"Page: {write_page(opened, query, hits)}", soft_wrap=True, highlight=False)
+    searcher = Searcher(opened, device=device, duplicates=duplicates)
+
+    def ask(wanted: str) -> None:
+        answer = searcher.search(wanted, k, is_text=text)
+        if answer.cut is not None:
+            n_tokens, n_read = answer.cut
+            say(f"note: the text has {n_tokens} tokens, of which the encoder reads the first {n_read}")
+        table = Table()
+        for name in ("", "cosine", "label", "source", "path"):
+            table.add_column(name)
+        for number, hit in enumerate(answer.hits, start=1):
+            table.add_row(
+                str(number), f"{hit.cosine:.3f}", escaped(hit.label or ""), escaped(hit.source), escaped(hit.path)
+            )
+        output.print(table)
+        output.print(f"Page: {write_page(opened, wanted, answer.hits)}", soft_wrap=True, highlight=False)
+
+    if query is not None:
+        ask(query)
+        return
+    from flows.search_prompt import prompt
+
+    if not prompt(ask, say, complain):
+        raise typer.Exit(1)
 
 
 def label_pairs(
