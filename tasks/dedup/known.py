@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from storage.errors import StoreError
-from storage.store import Store, TableVersion
+from storage.store import Recipe, Store, TableVersion
 from storage.vectors import Rows, Vectors, read_vectors
+from tasks.dedup.labelled import SYNTHETIC, Label
 from tasks.dedup.pairs import Pairs
 
 
@@ -49,6 +51,32 @@ def known_pairs(
         return KnownPairs(nothing, Pairs(nothing, nothing, np.empty(0, np.float32)))
     rows, version = best
     return KnownPairs(rows, _pairs_among(version, rows, row_of, min_cosine))
+
+
+def known_copies(store: Store, recipe: Recipe, image_ids: Sequence[str]) -> dict[str, Label]:
+    """Synthetic duplicates that earlier versions of ``pairs`` hold, made and embedded as this recipe would, by the image's id."""
+    there = set(image_ids)
+    known: dict[str, Label] = {}
+    for version in reversed(store.versions("pairs")):
+        other = version.manifest["recipe"]
+        if other["step_version"] != recipe.step_version or _of_copies(other) != _of_copies(asdict(recipe)):
+            continue
+        table = version.read(["image_id_a", "image_id_b", "cosine", "edit", "labelled_by"])
+        table = table.filter(pc.and_(pc.is_valid(table["edit"]), pc.equal(table["labelled_by"], SYNTHETIC)))
+        for row in table.to_pylist():
+            # One of the two is an image of the store, the other was made of it.
+            originals = [identity for identity in (row["image_id_a"], row["image_id_b"]) if identity in there]
+            if len(originals) == 1 and originals[0] not in known:
+                label = Label.of(row["image_id_a"], row["image_id_b"], True, SYNTHETIC)
+                known[originals[0]] = replace(label, edit=row["edit"], cosine=row["cosine"])
+    return known
+
+
+def _of_copies(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides which edit an image gets, and its vector."""
+    settings = recipe["settings"]
+    encode = {name: value for name, value in settings.get("encode", {}).items() if name != "shard_size"}
+    return settings["seed"], settings.get("synthetic", {}).get("edits"), recipe["inputs"].get("encoder"), encode
 
 
 def _unchanged(store: Store, embeddings: str, row_of: dict[str, int], vectors: Vectors) -> Rows:

@@ -13,7 +13,7 @@ from tasks.dedup.settings import DedupSettings
 from tasks.encode.recipes import embeddings_recipe
 from tasks.encode.settings import EncodeSettings
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 TABLES = ("pairs", "duplicates")
 PERSON = "person"
 

@@ -20,6 +20,7 @@ from storage.store import Recipe, Store
 from tasks.dedup.embedded import EmbeddedImages, read_images
 from tasks.dedup.found import NOTHING, find_pairs
 from tasks.dedup.judge import Judgement, judge
+from tasks.dedup.known import known_copies
 from tasks.dedup.labelled import (
     SYNTHETIC,
     Labels,
@@ -102,7 +103,8 @@ def _labels(
     """Labelled pairs with their cosines, from where the recipe says."""
     kind = recipe.settings["labels"]
     if kind == SYNTHETIC:
-        return synthetic_labels(store, settings.synthetic, encode, images.rows, images.vectors, settings.seed)
+        known = known_copies(store, recipe, images.image_id)
+        return synthetic_labels(store, settings.synthetic, encode, images.rows, images.vectors, settings.seed, known)
     if kind == PERSON:
         given = labels_of_answers(answers_of(store))
     else:

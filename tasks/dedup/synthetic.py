@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,15 +22,25 @@ from tasks.dedup.pairs import pair_cosines
 from tasks.dedup.settings import SyntheticSettings
 from tasks.encode.settings import EncodeSettings
 from tasks.images import ImageError, open_rgb
+from tasks.split.draw import draw_order, hashes
 
 if TYPE_CHECKING:
     from tasks.encode.loader import Picture
 
 
 def synthetic_labels(
-    store: Store, settings: SyntheticSettings, encode: EncodeSettings, images: pa.Table, vectors: Vectors, seed: int
+    store: Store,
+    settings: SyntheticSettings,
+    encode: EncodeSettings,
+    images: pa.Table,
+    vectors: Vectors,
+    seed: int,
+    known: Mapping[str, Label] | None = None,
 ) -> Labels:
     """A duplicate and another pair of each of some images drawn at random.
+
+    Which images, which edit of each, and how much of it follow from the seed and the image's id: an image that is added takes the
+    place of one at most, and changes nothing else.
 
     Parameters
     ----------
@@ -38,14 +48,16 @@ def synthetic_labels(
         Columns image_id, file, source, label, latitude, longitude, in the order of the vectors.
     vectors
         (n, d) float32, L2-normalised.
+    known
+        Duplicates of an earlier run with these settings, by the id of the image: they are not made again.
 
     Raises
     ------
     NoThresholdError
         When no two images are known to be of different places.
     """
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
-    chosen = np.sort(generator.permutation(len(vectors))[: settings.n_images])
+    image_ids = images["image_id"].to_pylist()
+    chosen = np.sort(draw_order(len(vectors), seed, image_ids)[: settings.n_images])
     places = _places(images)
     others, cosines = nearest_elsewhere(vectors, chosen, places, min_distance_km=settings.different_place_km)
     if (others == UNKNOWN).all():
@@ -53,13 +65,12 @@ def synthetic_labels(
             "dedup.labels: synthetic pairs need images from different places, and these have neither coordinates "
             f"{settings.different_place_km:g} km apart nor two labels: label pairs (`placeprint dedup label`), or set dedup=off"
         )
-    image_ids = images["image_id"].to_pylist()
     labels: dict[tuple[str, str, str | None], Label] = {}
     for row, other, cosine in zip(chosen.tolist(), others.tolist(), cosines.tolist(), strict=True):
         if other != UNKNOWN:
             label = replace(Label.of(image_ids[row], image_ids[other], False, SYNTHETIC), cosine=cosine)
             labels[label.image_id_a, label.image_id_b, None] = label
-    for label in _duplicates(store, settings, encode, images.take(chosen), vectors[chosen], generator):
+    for label in _duplicates(store, settings, encode, images.take(chosen), vectors[chosen], seed, known or {}):
         labels[label.image_id_a, label.image_id_b, label.edit] = label
     return Labels(tuple(labels.values()), {"given": len(labels), "used": len(labels)})
 
@@ -70,38 +81,63 @@ def _duplicates(
     encode: EncodeSettings,
     images: pa.Table,
     vectors: Vectors,
-    generator: np.random.Generator,
+    seed: int,
+    known: Mapping[str, Label],
 ) -> list[Label]:
-    """Each image with an edit of it, the edits in turn."""
+    """Each image with an edit of it; an image whose file an edit leaves as it was has none."""
+    columns = [images[name].to_pylist() for name in ("image_id", "file", "source")]
+    made = _made_copies(
+        store,
+        settings,
+        encode,
+        [(number, *row) for number, row in enumerate(zip(*columns, strict=True)) if row[0] not in known],
+        vectors,
+        seed,
+    )
+    return [label for identity in columns[0] if (label := known.get(identity) or made.get(identity))]
+
+
+def _made_copies(
+    store: Store,
+    settings: SyntheticSettings,
+    encode: EncodeSettings,
+    wanted: Sequence[tuple[int, str, str, str]],
+    vectors: Vectors,
+    seed: int,
+) -> dict[str, Label]:
+    """Labels of these images (row of the vectors, id, file, source) with an edit of each, by id."""
+    if not wanted:
+        return {}
     from tasks.encode.loader import Picture
 
-    columns = (images[name].to_pylist() for name in ("image_id", "file", "source"))
+    draws = hashes((f"edit {identity}" for _, identity, _, _ in wanted), seed).tolist()
     rows: list[int] = []
     said: list[tuple[str, str, str]] = []
     pictures: list[Picture] = []
     with TemporaryDirectory(prefix="placeprint-") as folder:
-        for number, (identity, file, source) in enumerate(zip(*columns, strict=True)):
+        for draw, (row, identity, file, source) in zip(draws, wanted, strict=True):
             try:
                 image = open_rgb(store.root / file)
             except (ImageError, OSError) as error:
                 raise PlaceprintError(f"dedup: {store.root / file} cannot be read any more: {error}") from None
-            data, what = edited(image, settings.edits[number % len(settings.edits)], generator)
+            generator = np.random.default_rng(np.random.SeedSequence([seed, draw]))
+            data, what = edited(image, settings.edits[draw % len(settings.edits)], generator)
             copy = image_id(data)
             if copy == identity:
                 continue
-            path = Path(folder) / f"{number}.jpg"
+            path = Path(folder) / f"{row}.jpg"
             path.write_bytes(data)
             pictures.append(Picture(path, encode.overlays.get(source, ())))
-            rows.append(number)
+            rows.append(row)
             said.append((identity, copy, what))
         copies = _encoded(encode, pictures)
     both = np.concatenate([vectors[rows], copies])
     n = len(rows)
     cosines = pair_cosines(both, np.arange(n), np.arange(n) + n).tolist()
-    return [
-        replace(Label.of(identity, copy, True, SYNTHETIC), edit=what, cosine=cosine)
+    return {
+        identity: replace(Label.of(identity, copy, True, SYNTHETIC), edit=what, cosine=cosine)
         for (identity, copy, what), cosine in zip(said, cosines, strict=True)
-    ]
+    }
 
 
 def _encoded(settings: EncodeSettings, pictures: Sequence[Picture]) -> Vectors:

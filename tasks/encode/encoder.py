@@ -104,7 +104,7 @@ class Encoder:
             A batch of what `prepare` makes, stacked. On a CPU it is encoded in passes of `CPU_ROWS`, elsewhere in one.
         """
         rows = CPU_ROWS if self.device == "cpu" else len(pixels)
-        passes = [self._pass(padded(part, rows), len(part)) for part in pixels.split(rows)]
+        passes = [self._pass(padded(part, rows), len(part)) for part in torch.split(pixels, rows)]
         embeddings = torch.cat([embedding for embedding, _ in passes])
         features = [pooled for _, pooled in passes if pooled is not None]
         return embeddings, torch.cat(features) if features else None

@@ -16,14 +16,19 @@ from command_line import start
 from conftest import picture
 from PIL import Image
 
+from flows.collecting import collect_images
+from flows.encoding import encode_images
 from flows.settings import Settings, load_settings
 from storage.answers import add_answer
 from storage.catalog import query
 from storage.errors import PlaceprintError, StoreError
 from storage.image_files import image_id
 from storage.store import Store, TableVersion
-from storage.vectors import read_vectors
+from storage.vectors import Vectors, read_vectors
+from tasks.dedup import synthetic
 from tasks.dedup.pairs import nearest_neighbours
+from tasks.encode.loader import Picture
+from tasks.encode.settings import EncodeSettings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -146,12 +151,13 @@ def test_labels_of_a_file(encoded: Encoded, fresh: Path) -> None:
     assert (counts["identical_across_sources"], counts["identical_across_labels"]) == (1, 1)
     model = duplicates.notes["model"]
     assert model["separable"]
-    assert model["n"] == duplicates.notes["label_counts"]["used"] == 43
+    n_labelled = pl.read_csv(encoded.labels).height
+    assert model["n"] == duplicates.notes["label_counts"]["used"] == n_labelled
 
     pairs = Store(fresh).version("pairs", duplicates.fingerprint).read().to_pylist()
     assert all(row["image_id_a"] < row["image_id_b"] for row in pairs)
     labelled = [row for row in pairs if row["is_duplicate"] is not None]
-    assert len(labelled) == 43
+    assert len(labelled) == n_labelled
     assert {row["labelled_by"] for row in labelled} == {"pairs.csv"}
     assert all((row["probability"] > 0.3) == (row["cosine"] > model["suspected"]) for row in pairs)
     # As brute force on the table of embeddings finds them.
@@ -253,6 +259,62 @@ def test_synthetic_labels_find_the_copies_and_say_what_they_are(
     deduplicated(encoded, store, *SYNTHETIC)
     assert tables(store) == tables(fresh)
     assert deduplicated(encoded, store, *SYNTHETIC, "dedup.seed=1").fingerprint != duplicates.fingerprint
+
+
+def test_a_new_image_redraws_no_synthetic_labels_and_embeds_no_copy_again(
+    encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_embedded: list[int] = []
+    encode_copies = synthetic._encoded
+
+    def counted(settings: EncodeSettings, pictures: Sequence[Picture]) -> Vectors:
+        n_embedded.append(len(pictures))
+        return encode_copies(settings, pictures)
+
+    monkeypatch.setattr(synthetic, "_encoded", counted)
+    # Of 64 images 40 are drawn: a new one takes the place of one at most.
+    sets = (*SYNTHETIC, "dedup.synthetic.n_images=40")
+    store = encoded.copy(tmp_path / "store")
+    deduplicated(encoded, store, *sets)
+    before = synthetic_rows(store)
+    assert n_embedded == [len(before)]
+    root = Path(shutil.copytree(encoded.root / "mine", tmp_path / "photos" / "mine")).parent
+    shutil.copytree(encoded.root / "theirs", root / "theirs")
+    for number in range(100, 104):
+        write(root / "mine", f"Egypt/{number}.jpg", jpeg(picture(number, SIZE)))
+    settings = wanted(root, store, *sets)
+    encode_images(settings, collect_images(settings))
+    deduplicated_with(settings)
+    now = synthetic_rows(store)
+    n_new = len(now.keys() - before.keys())
+    assert n_new <= 4
+    assert n_embedded[1:] == [n_new] if n_new else []
+    assert {identity: before[identity] for identity in now.keys() & before.keys()} == {
+        identity: now[identity] for identity in now.keys() & before.keys()
+    }
+    # As a run from scratch has it.
+    scratch = tmp_path / "scratch"
+    settings = wanted(root, scratch, *sets)
+    encode_images(settings, collect_images(settings))
+    deduplicated_with(settings)
+    made = {name: data for name, data in tables(store).items() if Store(store).version("pairs").fingerprint in name}
+    assert tables(scratch) == made
+
+
+def deduplicated_with(settings: Settings) -> None:
+    from flows.dedup import dedup
+
+    dedup(settings)
+
+
+def synthetic_rows(store: Path) -> dict[str, tuple[str, float]]:
+    """Edit and cosine of each synthetic copy, by the two ids."""
+    rows = Store(store).version("pairs").read().to_pylist()
+    return {
+        f"{row['image_id_a']} {row['image_id_b']}": (row["edit"], row["cosine"])
+        for row in rows
+        if row["edit"] is not None
+    }
 
 
 def test_new_images_are_compared_with_the_old_ones_only(
