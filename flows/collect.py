@@ -2,128 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
-
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.tasks import exponential_backoff
 
-from flows.progress import gather, say, say_who_is_waited_for, working
+from flows.collecting import collect_images
 from flows.settings import Settings
-from flows.shortfalls import check_rejects, see_if_it_fell_short
-from flows.stopping import stoppable
-from storage.host_locks import alone
-from storage.runs import RunRecord, recorded
-from storage.s3_path import StorePath
-from storage.store import Store
-from tasks.collect.recipes import collect_recipe, known_listings
-from tasks.collect.service import ServiceSettings
-from tasks.collect.source import Item
-from tasks.collect.sources import open_sources
-from tasks.collect.steps import collect_shard, commit_images, list_source, listed
-
-TABLES = ("rejects", "images")
-
-RUNNER: Any = ThreadPoolTaskRunner(max_workers=4)  # its type parameters do not fit its own decorator's
+from flows.shortfalls import see_if_it_fell_short
 
 
-class Part(NamedTuple):
-    """A run of items of one listing, for one task."""
-
-    source: str
-    start: int
-    stop: int
-    title: str
-
-
-@flow(
-    name="collect",
-    flow_run_name="collect {settings.collect.title}",
-    on_completion=[see_if_it_fell_short],
-    task_runner=RUNNER,
-)
+@flow(name="collect", flow_run_name="collect {settings.collect.title}", on_completion=[see_if_it_fell_short])
 def collect(settings: Settings) -> str:
     """Collect every source of the settings; returns the fingerprint of the tables."""
-    store = Store(settings.store)
-    with recorded(store, "collect", settings.model_dump(mode="json")) as run:
-        found = _found(store, settings, run)
-        if found is None:
-            with alone(["collect"], say_who_is_waited_for) as waited:
-                found = (_found(store, settings, run) if waited else None) or _collect(store, settings, run)
-        return found
-
-
-def _found(store: Store, settings: Settings, run: RunRecord) -> str | None:
-    """The fingerprint of the tables if they are there; else None."""
-    known = known_listings(store.root, settings.collect)
-    if known is None:
-        return None
-    recipe = collect_recipe(settings.collect, settings.labels, known)
-    if not store.reuse(recipe, TABLES):
-        return None
-    run.reused.append("collect")
-    run.tables["images"] = run.tables["rejects"] = recipe.fingerprint
-    say("collect: nothing to do, images %s are there", recipe.fingerprint)
-    return recipe.fingerprint
-
-
-def _collect(store: Store, settings: Settings, run: RunRecord) -> str:
-    work = store.new_work_folder()
-    delays: Any = exponential_backoff(settings.collect.retry_delay_s)
-    again: Any = {
-        "retries": settings.collect.retries,
-        "retry_delay_seconds": delays(settings.collect.retries),
-        "retry_jitter_factor": 0.5,
-    }
-    sources = open_sources(settings.collect.sources)
-    with stoppable(), working("list sources"):
-        ask = list_source.with_options(**again)
-        futures = [ask.submit(store.root, settings.collect, work, source.name, settings.labels) for source in sources]
-        listings = {source.name: future.result() for source, future in zip(sources, futures, strict=True)}
-    parts = []
-    for source in sources:
-        items = listed(settings.collect, source.name, settings.labels, listings[source.name])
-        is_service = isinstance(source.settings, ServiceSettings)
-        parts += list(_parts(source.name, items, settings.collect.shard_size, by_place=is_service))
-        if is_service:
-            wanted = sum(item.problem is None for item in items)
-            say("collect: %s lists %d inputs, of which %d are wanted", source.name, len(items), wanted)
-    fetch = collect_shard.with_options(**again)
-    shards = [
-        fetch.submit(store.root, settings.collect, work, part.source, settings.labels, listings[part.source], *part[1:])
-        for part in parts
-    ]
-    done = gather("collect", shards, [part.stop - part.start for part in parts])
-    missing = [path for counts in done for path in counts.unreachable]
-    services: dict[str, StorePath] = {
-        source.name: listings[source.name] for source in sources if isinstance(source.settings, ServiceSettings)
-    }
-    recipe = collect_recipe(settings.collect, settings.labels, services, missing)
-    n_listed = sum(part.stop - part.start for part in parts)
-    counts = commit_images(store.root, recipe, work, n_listed, len(missing), services)
-    run.tables["images"] = run.tables["rejects"] = recipe.fingerprint
-    say(
-        "collect: %d inputs = %d kept + %d rejected + %d exact duplicates",
-        *(counts[name] for name in ("listed", "kept", "rejected", "exact_duplicates")),
-    )
-    check_rejects(run, settings.quality, "collect", n_listed, store.version("rejects", recipe.fingerprint))
-    if missing:
-        say("collect: %d of the rejected could not be reached: run again, and only they are asked for", len(missing))
-    return recipe.fingerprint
-
-
-def _parts(source: str, items: Sequence[Item], size: int, *, by_place: bool) -> Iterator[Part]:
-    """Cut a listing into runs of at most `size` items; with `by_place` also where the country or folder changes."""
-    start = 0
-    for stop in range(1, len(items) + 1):
-        is_end = stop == len(items)
-        if is_end or stop - start == size or (by_place and _place(items[stop]) != _place(items[start])):
-            place = f"{_place(items[start])} " if by_place else ""
-            yield Part(source, start, stop, f"{place}{start}-{stop}")
-            start = stop
-
-
-def _place(item: Item) -> str:
-    folder, slash, _ = item.path.partition("/")
-    return item.label or (folder if slash else "")
+    return collect_images(settings)

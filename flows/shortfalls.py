@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-import polars as pl
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
-from prefect.flows import Flow
-from prefect.runtime import flow_run as this_flow_run
-from prefect.states import Failed
 
 from flows.progress import say
 from flows.quality import QualitySettings
 from storage.runs import RunRecord, last_tables
 from storage.schemas import Part, RejectReason
 from storage.store import Store, TableVersion
-from tasks.encode.telemetry import Times
-from tasks.metrics.drop import drops
+from tasks.step import under_prefect
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.flows import Flow
+
+    from tasks.encode.telemetry import Times
 
 # Of an encoding that is shorter, the loading of its first batch is a large share, which says nothing.
 MIN_MEASURED_S = 60.0
@@ -46,6 +43,9 @@ def see_if_it_fell_short(flow: Flow[..., Any], flow_run: FlowRun, state: State[A
     """
     texts = _shortfalls.pop(flow_run.id, [])
     if texts:
+        from prefect.client.orchestration import get_client
+        from prefect.states import Failed
+
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, Failed(name="Warning", message="; ".join(texts)), force=True)
 
@@ -86,6 +86,10 @@ def check_recall(run: RunRecord, settings: QualitySettings, recall: float | None
 
 def check_metrics(run: RunRecord, settings: QualitySettings, store: Store, metrics: TableVersion) -> None:
     """Fall short where a metric of the test parts lies below its interval of the run before."""
+    import polars as pl
+
+    from tasks.metrics.drop import drops
+
     before = next(
         (each for each in last_tables(store, "metrics") if each != metrics.fingerprint and store.has("metrics", each)),
         None,
@@ -104,9 +108,14 @@ def check_metrics(run: RunRecord, settings: QualitySettings, store: Store, metri
 
 
 def _fall_short(run: RunRecord, text: str) -> None:
-    """Say it, note it in the run's manifest, and let this flow run and the one that called it end as `Warning`."""
+    """Say it, note it in the run's manifest, and let a flow run of Prefect's and the one that called it end as `Warning`."""
     run.warnings.append(text)
     say("warning: %s", text)
+    if not under_prefect():
+        return
+    from prefect.context import FlowRunContext
+    from prefect.runtime import flow_run as this_flow_run
+
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
         own = context.flow_run.id

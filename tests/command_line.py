@@ -49,6 +49,19 @@ def start(*arguments: str, home: Path) -> subprocess.Popen[str]:
     )
 
 
+def start_alone(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start ``placeprint`` in a folder, where nothing names a Prefect server."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("placeprint"), *arguments],
+        cwd=folder,
+        env={**kept, "HOME": str(folder)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 def folder_options(root: Path, *more: str) -> list[str]:
     """Options for six photographs in a folder, which are written, and a store beside it."""
     photos = write_photos(root / "photos", 6)

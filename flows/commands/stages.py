@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import polars.selectors as cs
 import typer
 from rich.table import Table
 
@@ -49,6 +49,8 @@ def run(
 
 
 def _print_results(store: StorePath) -> None:
+    import polars.selectors as cs
+
     from storage.store import Store
     from tasks.report.results import main_results
 
@@ -120,7 +122,16 @@ def collect(
     if kind is not None:
         wanted = tuple(section for section in settings.collect.sources if section.kind == kind)
         settings = settings.model_copy(update={"collect": settings.collect.model_copy(update={"sources": wanted})})
-    _run_stage("collect", settings)
+    from flows.direct import can_run_directly
+    from tasks.collect.service import ServiceSettings
+
+    # What asks services has its retries, and the rates that runs share, from Prefect.
+    if any(isinstance(each, ServiceSettings) for each in settings.collect.sources) or not can_run_directly():
+        _run_stage("collect", settings)
+    else:
+        from flows.collecting import collect_images
+
+        _run_stage_directly(collect_images, settings, verbose)
 
 
 def describe(
@@ -132,18 +143,48 @@ def describe(
 
 
 def encode(
-    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+    verify_images: Annotated[
+        int | None, typer.Argument(metavar="[N]", help="With --verify: how many images are compared.", min=1)
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="First encode N images (default 32) and all prompts the reference's way too; refuse a cosine below 0.999.",
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute every vector, also those that the store has already.")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index."""
-    settings = read_settings(config, set_, store, verbose)
+    """Embed the images collected last, and the prompts: `images` -> `embeddings`, `prompts`, index.
+
+    A vector that the store has, in whatever version, is taken over.
+
+    Example: `placeprint encode --verify 100`
+    """
+    if verify_images is not None and not verify:
+        raise SettingsError(f"encode takes no {verify_images}: a number of images goes with --verify")
+    asked = [*(["encode.fresh=true"] if fresh else []), *([f"encode.verify={verify_images or 32}"] if verify else [])]
+    settings = read_settings(config, [*(set_ or []), *asked], store, verbose)
     from storage.store import Store
     from tasks.encode.recipes import already_encoded
 
     # Asked before Prefect is imported, which takes longer than to see that there is nothing to do.
-    found = already_encoded(Store(settings.store), settings.encode, settings.labels)
+    found = None if verify else already_encoded(Store(settings.store), settings.encode, settings.labels)
     if found is not None:
         output.print(f"encode: nothing to do, embeddings {found} are there", highlight=False)
         refresh(settings)
+        return
+    from flows.direct import can_run_directly
+    from flows.encoding import encode_images, runs_in_this_process
+
+    if can_run_directly() and runs_in_this_process(settings.encode):
+        _run_stage_directly(encode_images, settings, verbose)
     else:
         _run_stage("encode", settings)
 
@@ -213,6 +254,14 @@ def case_study(
 
 def _run_stage(name: str, settings: Settings) -> None:
     _run_flow(name, settings)
+    refresh(settings)
+
+
+def _run_stage_directly(stage: Callable[[Settings], object], settings: Settings, verbose: bool) -> None:
+    """Run what the flow of a stage does, in this process and without Prefect."""
+    from flows.direct import run_directly
+
+    run_directly(stage, settings, verbose=verbose)
     refresh(settings)
 
 

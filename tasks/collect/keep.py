@@ -17,7 +17,6 @@ from storage.s3_path import StorePath
 from storage.schemas import RejectReason
 from storage.store import Store
 from tasks.collect.checksum import check
-from tasks.collect.content import content_mask, content_rectangle, content_share, crop
 from tasks.collect.listing import Listings
 from tasks.collect.service import ServiceSettings
 from tasks.collect.settings import CollectSettings
@@ -93,6 +92,8 @@ class Keeper:
             fetched = file
         else:
             _, fetched = put_image(self.store.root, data, suffix, "originals")
+            from tasks.collect.content import crop
+
             image = crop(image, rectangle)
             data = _png(image)
             identity, file = put_image(self.store.root, data, ".png")
@@ -128,6 +129,9 @@ def _content(image: Image.Image, settings: CollectionSettings) -> tuple[int, int
     """Refuse an image with too little content; the rectangle (x, y, width, height) to crop it to, if it is to be."""
     if settings.min_content_share == 0 and not settings.crop_to_content:
         return None
+    # Only here: it takes longer to import than a hundred images to keep.
+    from tasks.collect.content import content_mask, content_rectangle, content_share
+
     mask = content_mask(image)
     share = content_share(mask)
     if share < settings.min_content_share:

@@ -10,14 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
-from prefect.tasks import Task
 
 from storage.atomic import remove_folder
 from storage.errors import PlaceprintError, StoreError
@@ -36,6 +31,11 @@ from tasks.collect.sources import open_sources
 from tasks.collect.web import OFFLINE
 from tasks.images import ImageError
 from tasks.labels.label_set import FROM_DATA, load_label_set
+from tasks.step import step, under_prefect
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
 
 
 class UnreachableError(PlaceprintError):
@@ -55,7 +55,7 @@ def _may_be_mended(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
-@task(name="list-source", task_run_name="list {source_name}", cache_policy=NO_CACHE, retry_condition_fn=_may_be_mended)
+@step(name="list-source", task_run_name="list {source_name}", retry_condition_fn=_may_be_mended)
 def list_source(
     root: StorePath, settings: CollectSettings, work: StorePath, source_name: str, labels: str
 ) -> StorePath:
@@ -107,12 +107,7 @@ def _refused_by_name(item: Item, suffixes: tuple[str, ...]) -> Item:
     return replace(item, problem="not an image, by its name", reason=RejectReason.NOT_AN_IMAGE)
 
 
-@task(
-    name="collect-shard",
-    task_run_name="collect {source_name} {title}",
-    cache_policy=NO_CACHE,
-    retry_condition_fn=_may_be_mended,
-)
+@step(name="collect-shard", task_run_name="collect {source_name} {title}", retry_condition_fn=_may_be_mended)
 def collect_shard(
     root: StorePath,
     settings: CollectSettings,
@@ -156,7 +151,7 @@ def collect_shard(
     return ShardCounts(len(images), len(rejects), tuple(f"{source_name}/{item.path}" for item, _ in missing))
 
 
-@task(name="commit-images", task_run_name="commit images", cache_policy=NO_CACHE)
+@step(name="commit-images", task_run_name="commit images")
 def commit_images(
     root: StorePath,
     recipe: Recipe,
@@ -228,6 +223,10 @@ def _source(settings: CollectSettings, name: str) -> Source:
 
 
 def _is_last_attempt(retries: int) -> bool:
+    if not under_prefect():
+        return True
+    from prefect.context import TaskRunContext
+
     context = TaskRunContext.get()
     return context is None or context.task_run.run_count > retries
 

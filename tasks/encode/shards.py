@@ -65,7 +65,9 @@ def shard_table(
     schema = schemas.embeddings(embeddings.shape[1], dtype, n_features)
     content = _content_hash([image_ids[row] for row in rows], column_vectors(pa.chunked_array([columns[1]])))
     rejects = [[image_ids[row], error.reason.value, error.detail] for row, error in sorted(errors.items())]
-    return pa.table(columns, schema=schema.with_metadata({**(metadata or {}), _CONTENT: content, _REJECTS: json.dumps(rejects)}))
+    return pa.table(
+        columns, schema=schema.with_metadata({**(metadata or {}), _CONTENT: content, _REJECTS: json.dumps(rejects)})
+    )
 
 
 def checked_shard(path: StorePath, image_ids: Sequence[str]) -> list[Rejected]:

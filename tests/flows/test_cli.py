@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from command_line import placeprint
+from command_line import placeprint, start_alone
 from conftest import write_photos
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -233,22 +231,12 @@ def contents(root: Path) -> dict[Path, bytes]:
 
 
 def test_prefect_stays_in_the_store_and_asks_nobody(photos: Path, tmp_path: Path) -> None:
-    """A run as a user starts it: own home, no Prefect settings, no server."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "DO_NOT_TRACK"
-    }
+    """Commands as a user types them: own home, no Prefect settings, no server. `split` is run by Prefect."""
     (tmp_path / "home").mkdir()
-    environment["HOME"] = str(tmp_path / "home")
-    command = [sys.executable, "-m", "flows.cli", "collect", "folder", str(photos), "-s", "labels=from-data"]
-    run = subprocess.run(
-        [*command, "--store", str(tmp_path / "store")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "24 inputs = 24 kept" in run.stderr
+    given = ("-s", "labels=from-data", "-s", "dedup=off")
+    for command in (("collect", "folder", str(photos)), ("split",)):
+        process = start_alone(*command, *given, "--store", str(tmp_path / "store"), folder=tmp_path / "home")
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
     assert (tmp_path / "store" / ".prefect" / "prefect.db").is_file()
     assert not (tmp_path / "home" / ".prefect").exists()
