@@ -57,8 +57,10 @@ class RunRecord:
 
 @cache
 def _packages() -> dict[str, str]:
-    """Name and version of all that is installed; to read them takes a third of a second."""
-    return dict(sorted((each.metadata["Name"], each.version) for each in distributions()))
+    """Name and version of all that is installed."""
+    # A distribution parses its file at each look.
+    read = [each.metadata for each in distributions()]
+    return dict(sorted((each["Name"], each["Version"]) for each in read))
 
 
 def last_figures(store: Store, name: str, **wanted: Any) -> dict[str, Any] | None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -22,6 +21,7 @@ from torch.nn.functional import normalize
 from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
 from tasks.encode.identity import CONTEXT_LENGTH, Preprocessing
+from tasks.encode.lean_open_clip import open_clip
 from tasks.encode.loader import Loader, Picture, Prepare
 from tasks.encode.overlays import Rectangle, blank
 from tasks.encode.pixels import PixelTransform

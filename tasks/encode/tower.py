@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 
 from storage.errors import PlaceprintError
+from tasks.encode.lean_open_clip import open_clip
+
+ModifiedResNet = open_clip.modified_resnet.ModifiedResNet
+TimmModel = open_clip.timm_model.TimmModel
+ResidualAttentionBlock = open_clip.transformer.ResidualAttentionBlock
+Transformer, VisionTransformer = open_clip.transformer.Transformer, open_clip.transformer.VisionTransformer
 
 
 class ImageTower(nn.Module):
@@ -55,7 +57,7 @@ class _LastBlock(nn.Module):
     Of a block's products all but keys and values are saved: of ViT-B-32 about 7 % of the work.
     """
 
-    def __init__(self, block: ResidualAttentionBlock) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self._block = block
 

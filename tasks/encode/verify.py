@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import pyarrow as pa
 import torch
 from PIL import Image
@@ -20,6 +19,7 @@ from storage.vectors import Vectors
 from tasks.collect.steps import unique_images
 from tasks.encode.compute import encode_pictures
 from tasks.encode.encoder import devices, load_encoder, load_reference
+from tasks.encode.lean_open_clip import open_clip
 from tasks.encode.loader import Picture
 from tasks.encode.settings import EncodeSettings, fill
 from tasks.encode.steps import picture_loader
