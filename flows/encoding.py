@@ -74,6 +74,8 @@ def encode_images(settings: Settings, images: str | None = None) -> dict[str, st
                 "encode: %d prompts = %d embedded + %d reused",
                 *(counts[each] for each in ("prompts", "embedded", "reused")),
             )
+            if counts["cut"]:
+                say("encode: %d prompts are longer than the encoder reads, and cut", counts["cut"])
         if store.reuse(image_recipe, IMAGE_TABLES):
             run.reused.append("embeddings")
             say("encode: nothing to do, embeddings %s are there", image_recipe.fingerprint)

@@ -354,7 +354,8 @@ def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) ->
     Returns
     -------
     dict
-        ``prompts``, ``embedded`` and ``reused``.
+        ``prompts``; of the texts, each once, ``embedded`` and ``reused``; and ``cut``, of those embedded, which are longer than
+        the encoder reads.
     """
     store = Store(root)
     images = store.version("images", recipe.inputs["images"])
@@ -364,7 +365,8 @@ def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) ->
     texts = [fill(template, name) for template, name in pairs]
     vectors = {} if settings.fresh else known_prompts(store, recipe, texts)
     missing = [text for text in dict.fromkeys(texts) if text not in vectors]
-    if missing or not texts:
+    n_cut = 0
+    if missing:
         from tasks.encode.encoder import load_encoder
 
         encoder = load_encoder(settings.encoder, features=settings.features)
@@ -374,6 +376,7 @@ def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) ->
                 "encode: the encoder gave vectors of prompts that are not finite: is the checkpoint whole?"
             )
         vectors |= dict(zip(missing, made, strict=True))
+        n_cut = sum(encoder.n_tokens(text) > encoder.context_length for text in missing)
     dimension = int(recipe.settings["encoder"]["dimension"])
     stacked = np.stack([vectors[text] for text in texts]) if texts else np.empty((0, dimension), np.float32)
     schema = schemas.prompts(dimension, settings.dtype)
@@ -386,7 +389,12 @@ def encode_prompts(root: StorePath, settings: EncodeSettings, recipe: Recipe) ->
         ],
         schema=schema.with_metadata(file_metadata(recipe, dimension, settings.dtype)),
     )
-    counts = {"prompts": len(texts), "embedded": len(missing), "reused": len(set(texts)) - len(missing)}
+    counts = {
+        "prompts": len(texts),
+        "embedded": len(missing),
+        "reused": len(set(texts)) - len(missing),
+        "cut": n_cut,
+    }
     notes = {**encoder_notes(settings, recipe), "image_px": list(recipe.settings["encoder"]["preprocessing"]["size"])}
     shard = store.write_shard("prompts", recipe.fingerprint, 0, table)
     store.commit("prompts", recipe, [shard], counts=counts, notes=notes)
