@@ -149,6 +149,7 @@ def test_only_what_is_new_is_embedded_and_the_bytes_are_those_of_a_run_from_scra
     assert files(scratch) == files(Store(root / "other").version("embeddings", version.fingerprint))
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_the_line_that_says_it(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     added_in_the_middle(root / "photos")
     given = ["-s", "labels=from-data", "-s", f"encode.shard_size={SHARD_SIZE}", "--store", str(root / "store")]
