@@ -20,20 +20,25 @@ import pandas  # noqa: F401
 
 import tasks.encode.compute  # noqa: F401
 from storage.store import Store
-from tasks.encode.recipes import embeddings_recipe
+from tasks.collect.steps import unique_images
+from tasks.encode.recipes import decided, embeddings_recipe
+from tasks.encode.reuse import plan_reuse
 from tasks.encode.settings import EncodeSettings
 from tasks.encode.steps import commit_embeddings, encode_shard, index_embeddings
 
 
 def encode(root: Path, shard_size: int) -> None:
     """What the flow does, in one thread and without Prefect."""
-    settings = EncodeSettings(shard_size=shard_size, batch_size=16, loader_threads=2)
-    images = Store(root).version("images")
+    settings = decided(EncodeSettings(shard_size=shard_size, batch_size=16, loader_threads=2))
+    store = Store(root)
+    images = store.version("images")
     recipe = embeddings_recipe(settings, images.fingerprint)
-    starts = range(0, images.rows, shard_size)
+    plans = plan_reuse(store, recipe, unique_images(images, ["image_id", "source"]), shard_size)
     shards = [
-        encode_shard.fn(root, settings, recipe, index, start, min(start + shard_size, images.rows), wait=True)
-        for index, start in enumerate(starts)
+        encode_shard.fn(
+            root, settings, recipe, index, index * shard_size, index * shard_size + plan.n_images, wait=True, plan=plan
+        )
+        for index, plan in enumerate(plans)
     ]
     commit_embeddings.fn(root, settings, recipe, [shard for shard in shards if shard is not None], images.rows)
     index_embeddings.fn(root, settings.index, recipe.fingerprint)

@@ -195,6 +195,34 @@ def test_killed_before_and_after_each_rename_and_resumed_gives_the_same_bytes(
             assert contents(store) == contents(quiet)
 
 
+def test_killed_while_vectors_are_taken_over_and_resumed_gives_the_bytes_of_a_run_from_scratch(
+    collected: Path, children: Children, tmp_path: Path
+) -> None:
+    from flows.collecting import collect_images
+
+    before = Path(shutil.copytree(collected / "store", tmp_path / "before"))
+    assert children.encode(before, shard_size=10) > 0
+    photos = Path(shutil.copytree(collected / "photos", tmp_path / "photos"))
+    write_photos(photos, N_IMAGES + 7, size=(400, 300))
+    collect_images(wanted(before, photos))
+    scratch = Path(shutil.copytree(before, tmp_path / "scratch"))
+    for table in ("embeddings", "embedding_rejects"):
+        shutil.rmtree(scratch / "tables" / table)
+    shutil.rmtree(scratch / "indexes")
+    assert children.encode(scratch, shard_size=20) > 0
+    made = {name for name in contents(scratch) if ".faiss" not in name}
+    n_renames = children.encode(Path(shutil.copytree(before, tmp_path / "quiet")), shard_size=20)
+    for number in range(1, n_renames + 1):
+        store = Path(shutil.copytree(before, tmp_path / f"{number}"))
+        assert children.encode(store, shard_size=20, renames=number, before=bool(number % 2)) == -9
+        assert children.encode(store, shard_size=20) >= 0
+        version = Store(store).version("embeddings")
+        assert version.counts["reused"] == N_IMAGES
+        assert version.counts["embedded"] == 7
+        found = contents(store)
+        assert {name: found[name] for name in made} == {name: contents(scratch)[name] for name in made}
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-50], lambda _: b"", lambda data: data[:200] + b"\1" * 20 + data[220:]]
 )
