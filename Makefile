@@ -16,6 +16,7 @@ $(VENV)/bin/uv:
 $(VENV)/.installed: $(VENV)/bin/uv pyproject.toml constraints.txt
 	@echo "installing packages (a few gigabytes, about a minute on a fast line) ..."
 	$(UV) --compile-bytecode --editable .
+	@$(BIN)/python -m compileall -q flows tasks storage
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -122,14 +122,14 @@ def _encode_images(store: Store, given: Settings, recipe: Recipe, source: TableV
                 shards |= {index: shard for index, shard in zip(missing, done, strict=True) if shard is not None}
     found = [shards[index] for index in range(len(ranges))]
     counts = commit_embeddings(store.root, settings, recipe, found, n_images)
-    say(
-        "encode: %d images = %d embedded + %d reused + %d rejected, with %s",
-        *(counts[name] for name in ("images", "embedded", "reused", "rejected")),
-        recipe.inputs["encoder"],
+    summary = (
+        "encode: {images} images = {embedded} embedded + {reused} reused + {rejected} rejected, with {encoder}".format(
+            **counts, encoder=recipe.inputs["encoder"]
+        )
     )
+    say("%s", summary)
     check_rejects(run, given.quality, "encode", n_images, store.version("embedding_rejects", recipe.fingerprint))
-    if counts["embedded"]:
-        check_starved(run, given.quality, _report_times(settings, recipe, found, run))
+    check_starved(run, given.quality, _report(settings, recipe, found, summary, counts, run))
 
 
 def _verify(store: Store, settings: Settings, source: TableVersion, run: RunRecord) -> None:
@@ -229,12 +229,27 @@ def _say_estimate(
     )
 
 
-def _report_times(settings: EncodeSettings, recipe: Recipe, shards: list[EncodedShard], run: RunRecord) -> Times:
-    """Note where the time went, in the run's manifest, in Prefect and on the terminal."""
+def _report(
+    settings: EncodeSettings,
+    recipe: Recipe,
+    shards: list[EncodedShard],
+    summary: str,
+    counts: Mapping[str, int],
+    run: RunRecord,
+) -> Times:
+    """Note what was embedded, and where the time went, in the run's manifest, in Prefect and on the terminal."""
     times = [(shard.shard.file, shard.times) for shard in shards if shard.times is not None]
     total = Times.sum(each for _, each in times)
+    if under_prefect():
+        from prefect.artifacts import create_markdown_artifact
+
+        text = f"{summary}\n\n{table(times)}" if times else summary
+        create_markdown_artifact(text, key="encode-times", description="what was embedded, and where the time went")
+    if not times:
+        return total
     run.figures["encode"] = {
         "encoder": recipe.inputs["encoder"],
+        "counts": dict(counts),
         "device": settings.encoder.device,
         "devices": sorted({shard.device for shard in shards if shard.device is not None}),
         "images": total.images,
@@ -250,10 +265,6 @@ def _report_times(settings: EncodeSettings, recipe: Recipe, shards: list[Encoded
             for name, each in times
         },
     }
-    if under_prefect():
-        from prefect.artifacts import create_markdown_artifact
-
-        create_markdown_artifact(table(times), key="encode-times", description="where the time of encoding went")
     say(
         "encode: %.0f images/s a device, which waited for images %.0f %% of the time",
         total.images_per_second,

@@ -16,7 +16,7 @@ from storage.atomic import write_bytes
 from storage.errors import PlaceprintError
 from storage.faiss_index import SearchIndex
 from storage.s3_path import StorePath
-from storage.store import Store
+from storage.store import Store, TableVersion
 from storage.vectors import Vectors
 from tasks.dedup.kept import removed_images
 from tasks.encode.queries import QueryEncoder
@@ -129,6 +129,22 @@ def search(store: Store, query: str, *, k: int = 10, device: str = "auto", dupli
     return Searcher(store, device=device, duplicates=duplicates).search(query, k).hits
 
 
+def embed_text(embeddings: TableVersion, text: str, device: str = "auto") -> Vectors:
+    """The vector of a text, (1, d) float32, made by the encoder of these embeddings."""
+    return QueryEncoder(embeddings.notes, device).text(text)
+
+
+def embed_image(embeddings: TableVersion, path: Path, device: str = "auto") -> Vectors:
+    """The vector of an image file, (1, d) float32, made by the encoder of these embeddings.
+
+    Raises
+    ------
+    PlaceprintError
+        When it is not there or is no image.
+    """
+    return QueryEncoder(embeddings.notes, device).image(usable_image(path))
+
+
 def write_page(store: Store, query: str, hits: Sequence[Hit]) -> StorePath:
     """Write the hits as a self-contained page in the store; returns its path."""
     environment = jinja2.Environment(
@@ -162,13 +178,7 @@ def _as_image_path(query: str) -> Path | None:
 
 
 def usable_image(path: Path) -> Path:
-    """The path of an image file that can be decoded, with ``~`` read as the user's home.
-
-    Raises
-    ------
-    PlaceprintError
-        When it is not there or is no image.
-    """
+    """The path of an image file that can be decoded, with ``~`` read as the user's home; else raises PlaceprintError."""
     path = path.expanduser()
     try:
         decode_rgb(path.read_bytes())

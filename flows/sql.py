@@ -121,10 +121,9 @@ def _values(store: Store, wanted: set[str], given: Mapping[str, str], device: st
 
 
 def _embedding(store: Store, kind: str, value: str, device: str) -> duckdb.Value:
-    from flows.search import usable_image
-    from tasks.encode.queries import QueryEncoder
+    from flows.search import embed_image, embed_text
 
-    encoder = QueryEncoder(store.version("embeddings").notes, device)
-    vectors = encoder.text(value) if kind == "text" else encoder.image(usable_image(Path(value)))
+    embeddings = store.version("embeddings")
+    vectors = embed_text(embeddings, value, device) if kind == "text" else embed_image(embeddings, Path(value), device)
     vector: list[float] = vectors[0].tolist()
     return duckdb.Value(vector, duckdb.array_type("FLOAT", len(vector)))

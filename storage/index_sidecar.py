@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import faiss
 
 from storage.errors import StoreError
 from storage.index_kind import KINDS, IndexParameters
-from storage.s3_path import StorePath, sorted_glob
+from storage.s3_path import StorePath, read_json, sorted_glob
 from storage.store import Store, TableVersion
 
 FORMAT = 2
@@ -105,7 +104,7 @@ def file_hash(path: StorePath) -> str:
 def _sidecar_in(folder: StorePath) -> dict[str, Any] | None:
     """What the sidecar says; None where there is none, or it is not one of ours."""
     try:
-        sidecar = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        sidecar = read_json(folder / "manifest.json")
         # The parts that are used before anything else could tell that they are not there.
         complete = (
             sidecar["format"] == FORMAT

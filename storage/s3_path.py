@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -27,6 +29,7 @@ from pyarrow import fs
 from storage.errors import StoreError
 
 CONNECT_S = 3.0
+_JSON_ATTEMPTS, _JSON_PAUSE_S = 3, 0.3
 REQUEST_S = 5.0  # without a byte; ATTEMPTS times, with pauses between: a service that is silent is told after 17 s
 ATTEMPTS = 3
 BUFFER_BYTES = 4 * 2**20  # of an open file: a request each
@@ -173,6 +176,23 @@ def store_path(root: str | StorePath) -> StorePath:
     if address is None or "/../" in f"{address[2]}/":
         raise StoreError(f"{str(root)!r} is no address on S3: give s3://bucket/folder")
     return S3Path(address[1], PurePosixPath("/" + (address[2] or "").lstrip("/")))
+
+
+def read_json(path: StorePath) -> Any:
+    """The content of a JSON file.
+
+    Of an object on S3 that another run replaces at this moment, a part may come, or parts of both: then it is read again.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it cannot be read, or is no JSON.
+    """
+    for _ in range(_JSON_ATTEMPTS - 1 if isinstance(path, S3Path) else 0):
+        with suppress(ValueError):
+            return json.loads(path.read_bytes())
+        time.sleep(_JSON_PAUSE_S)
+    return json.loads(path.read_bytes())
 
 
 def sorted_glob(folder: StorePath, pattern: str) -> list[StorePath]:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from storage.atomic import atomic_path, write_bytes
 from storage.errors import StoreError
 from storage.local_copies import local_place
-from storage.s3_path import StorePath, parquet_file, read_parquet, store_path
+from storage.s3_path import StorePath, parquet_file, read_json, read_parquet, store_path
 
 FORMAT = 1
 ROW_GROUP_ROWS = 10_000
@@ -282,7 +282,7 @@ class Store:
 
     def _read_manifest(self, table: str, path: StorePath) -> TableVersion:
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_json(path)
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read ({error}): delete {path.parent} and run again") from error
         if manifest.get("format") != FORMAT:

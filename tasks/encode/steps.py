@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from storage.atomic import remove_folder
 from storage.errors import PlaceprintError, StoreError
 from storage.faiss_index import SearchIndex, build_index, has_index, index_folder
 from storage.leases import Leases
-from storage.s3_path import StorePath
+from storage.s3_path import StorePath, read_json
 from storage.store import Recipe, Shard, Store, TableVersion
 from storage.vectors import Vectors, vector_column
 from tasks.collect.steps import unique_images
@@ -335,7 +334,7 @@ def index_embeddings(root: StorePath, settings: IndexSettings, fingerprint: str)
     if is_new:
         build_index(store, version, **settings.model_dump())
     manifest = SearchIndex(store, version).manifest
-    recall = json.loads((index_folder(store, version) / "recall.json").read_bytes())["recall"]["10"]
+    recall = read_json(index_folder(store, version) / "recall.json")["recall"]["10"]
     text = f"{manifest['kind']}: {manifest['reason']}" + (f"; recall@10 {recall:.3f}" if recall is not None else "")
     return IndexFound(text, recall, is_new)
 

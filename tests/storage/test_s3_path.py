@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -26,8 +27,9 @@ from s3_server import S3Server
 from werkzeug.wrappers import Response
 
 from storage import s3_path
+from storage.atomic import write_bytes
 from storage.errors import StoreError
-from storage.s3_path import S3Path, StorePath, download, parquet_file, read_parquet, store_path, upload
+from storage.s3_path import S3Path, StorePath, download, parquet_file, read_json, read_parquet, store_path, upload
 
 PART = 10 * 2**20  # of an upload in parts, by pyarrow
 
@@ -361,6 +363,7 @@ def test_upload_of_which_a_part_fails_is_never_completed(bucket: S3Path, s3_serv
 INTERRUPTED = """
 import signal, sys, threading
 from storage import s3_path
+from storage.atomic import write_bytes
 s3_path.PIECE_BYTES = 10 * 2**20
 print("ready", flush=True)
 try:
@@ -487,3 +490,32 @@ def test_service_that_stops_answering_while_a_file_is_read(bucket: S3Path, s3_se
         s3_server.fault = lambda _: Response("", 403)
         with pytest.raises(StoreError, match=r"^s3://bucket/file: access is refused"):
             stream.read()
+
+
+def test_json_that_another_run_replaces_meanwhile_is_read_again(root: StorePath) -> None:
+    """What pyarrow does: it asks for the length, and then for so many bytes of what is there by then."""
+    path = put(root / "recall.json", b'{"recall": 1}')
+    stop = threading.Event()
+
+    def replace() -> None:
+        contents = [json.dumps({"recall": n, "more": "x" * 40 * (n % 2)}).encode() for n in range(2)]
+        n = 0
+        while not stop.is_set():
+            path.write_bytes(contents[n % 2]) if isinstance(path, S3Path) else write_bytes(path, contents[n % 2])
+            n += 1
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        assert {read_json(path)["recall"] for _ in range(60)} <= {0, 1}
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_json_that_is_none_is_an_error(root: StorePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_path, "_JSON_PAUSE_S", 0.0)
+    with pytest.raises(ValueError, match="Expecting"):
+        read_json(put(root / "broken.json", b'{"recall"'))
+    with pytest.raises(FileNotFoundError):
+        read_json(root / "nowhere.json")
