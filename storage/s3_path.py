@@ -29,7 +29,7 @@ from pyarrow import fs
 from storage.errors import StoreError
 
 CONNECT_S = 3.0
-_JSON_ATTEMPTS, _JSON_PAUSE_S = 3, 0.3
+_JSON_ATTEMPTS, _JSON_PAUSE_S = 5, 0.2
 REQUEST_S = 5.0  # without a byte; ATTEMPTS times, with pauses between: a service that is silent is told after 17 s
 ATTEMPTS = 3
 BUFFER_BYTES = 4 * 2**20  # of an open file: a request each

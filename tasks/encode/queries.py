@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage.errors import PlaceprintError
 from storage.vectors import Vectors
+from tasks.encode.precision import has_native_bfloat16, n_gpus
 from tasks.encode.text_tower import TextTower
 from tasks.encode.weights import EncoderSettings, find_weights
 
@@ -36,7 +37,7 @@ class QueryEncoder:
     def __init__(self, notes: Mapping[str, Any], device: str = "auto") -> None:
         if "settings" not in notes:
             raise PlaceprintError("search: these embeddings were made by an earlier placeprint: encode again")
-        # In float32, which every machine has: the precision of the table counts for its images alone.
+        # In float32, which every machine has: the precision of the table counts for images alone.
         settings = EncoderSettings(**{**notes["settings"], "precision": "float32", "device": device})
         self._weights = find_weights(settings)
         of_table = str(notes["identity"]["precision"])
@@ -45,7 +46,10 @@ class QueryEncoder:
             raise PlaceprintError(
                 f"search: the embeddings were made by {notes['encoder']}, here is {here}: encode again, or bring those weights"
             )
-        self._settings = settings
+        # Of the images as the table's, so that an image finds itself with a cosine of 1; elsewhere as near as may be.
+        on_cpu = device == "cpu" or (device == "auto" and not n_gpus())
+        can = not on_cpu or of_table == "float32" or (of_table == "bfloat16" and has_native_bfloat16())
+        self._settings = settings.model_copy(update={"precision": of_table if can else "float32"})
 
     def text(self, text: str) -> Vectors:
         """The vector of a text, (1, d) float32, L2-normalised."""
@@ -54,7 +58,7 @@ class QueryEncoder:
         return self._encoder.encode_texts([text])
 
     def image(self, path: Path) -> Vectors:
-        """The vector of an image file, (1, d) float32, L2-normalised; encoded in float32 with open_clip's own transform."""
+        """The vector of an image file, (1, d) float32, L2-normalised; made with open_clip's own transform."""
         return self._encoder.encode_images([path], batch_size=1)
 
     def n_cut(self, text: str) -> tuple[int, int] | None:

@@ -503,6 +503,7 @@ def test_json_that_another_run_replaces_meanwhile_is_read_again(root: StorePath)
         while not stop.is_set():
             path.write_bytes(contents[n % 2]) if isinstance(path, S3Path) else write_bytes(path, contents[n % 2])
             n += 1
+            time.sleep(0.03)
 
     writer = threading.Thread(target=replace)
     writer.start()
