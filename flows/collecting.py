@@ -13,6 +13,7 @@ from storage.host_locks import alone
 from storage.runs import RunRecord, recorded
 from storage.s3_path import StorePath
 from storage.store import Store
+from tasks.collect.listing import listing_remarks
 from tasks.collect.recipes import collect_recipe, known_listings
 from tasks.collect.service import ServiceSettings
 from tasks.collect.source import Item
@@ -72,6 +73,10 @@ def _collect(store: Store, settings: Settings, run: RunRecord) -> str:
         with working("list sources"):
             lists = [submit(ask, store.root, given, work, source.name, settings.labels) for source in sources]
             listings = {source.name: each.result() for source, each in zip(sources, lists, strict=True)}
+        remarks = {name: listing_remarks(path) for name, path in listings.items()}
+        for name, lines in remarks.items():
+            for line in lines:
+                say("collect: %s: %s", name, line)
         parts: list[Part] = []
         for source in sources:
             items = listed(given, source.name, settings.labels, listings[source.name])
@@ -91,12 +96,21 @@ def _collect(store: Store, settings: Settings, run: RunRecord) -> str:
     }
     recipe = collect_recipe(settings.collect, settings.labels, services, missing)
     n_listed = sum(part.stop - part.start for part in parts)
-    counts = commit_images(store.root, recipe, work, n_listed, len(missing), services)
+    counts = commit_images(store.root, recipe, work, n_listed, len(missing), services, remarks)
     run.tables["images"] = run.tables["rejects"] = recipe.fingerprint
     say(
         "collect: %d inputs = %d kept + %d rejected + %d exact duplicates",
         *(counts[name] for name in ("listed", "kept", "rejected", "exact_duplicates")),
     )
+    notes = store.version("images", recipe.fingerprint).notes
+    if notes["from_exif"]:
+        told = ", ".join(f"{name.replace('_', ' ')} of {n} images" for name, n in sorted(notes["from_exif"].items()))
+        say("collect: from the cameras' own EXIF: %s", told)
+    if conflicts := notes["conflicts"]:
+        told = ", ".join(f"{n} of another {field}" for field, n in conflicts.items())
+        warning = f"collect: exact copies say different things of their picture: {told}; select * from rejects where detail like '%and not%'"
+        run.warnings.append(warning)
+        say("warning: %s", warning)
     check_rejects(run, settings.quality, "collect", n_listed, store.version("rejects", recipe.fingerprint))
     if missing:
         say("collect: %d of the rejected could not be reached: run again, and only they are asked for", len(missing))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from PIL import Image
@@ -17,6 +17,7 @@ from storage.s3_path import StorePath
 from storage.schemas import RejectReason
 from storage.store import Store
 from tasks.collect.checksum import check
+from tasks.collect.exif import read_exif
 from tasks.collect.listing import Listings
 from tasks.collect.service import ServiceSettings
 from tasks.collect.settings import CollectSettings
@@ -86,6 +87,7 @@ class Keeper:
             rectangle = _content(image, self.source.settings)
         except ImageError as error:
             raise ImageError(error.reason, error.detail + self._quarantined(data, item)) from None
+        item = _with_camera_facts(item, data) if self.source.settings.exif else item
         metadata = item.metadata
         if rectangle is None or rectangle == (0, 0, *image.size):
             identity, file = put_image(self.store.root, data, suffix)
@@ -123,6 +125,25 @@ class Keeper:
         if item is not None:
             self._fetched.add(item, file)
         return f" (kept as {file})"
+
+
+def _with_camera_facts(item: Item, data: bytes) -> Item:
+    """The item with what the camera noted in the picture, where nobody else says it; `metadata` tells what is from there."""
+    facts = read_exif(data)
+    taken: dict[str, Any] = {}
+    if facts.latitude is not None and item.latitude is None and item.longitude is None:
+        taken |= {"latitude": facts.latitude, "longitude": facts.longitude}
+    if facts.captured_at is not None and item.captured_at is None:
+        taken["captured_at"] = facts.captured_at
+    told: dict[str, Any] = {"from_exif": sorted({"place" if name != "captured_at" else name for name in taken})}
+    if facts.altitude_m is not None:
+        told["altitude_m"] = round(facts.altitude_m, 2)
+    if "captured_at" in taken and not facts.zone_is_known:
+        told["zone"] = "unknown, taken for UTC"
+    if not taken and "altitude_m" not in told:
+        return item
+    known = json.loads(item.metadata or "{}")
+    return replace(item, **taken, metadata=json.dumps({**told, **known}))
 
 
 def _content(image: Image.Image, settings: CollectionSettings) -> tuple[int, int, int, int] | None:

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ from storage.store import write_parquet
 from tasks.collect.source import Item, Source
 
 LONGEST_PATH = 1000
-_DIGEST = b"placeprint.digest"
+_DIGEST, _REMARKS = b"placeprint.digest", b"placeprint.remarks"
 
 
 class Listings:
@@ -55,18 +56,46 @@ class Listings:
         return _fetched(local_place(self.folder) / "fetched.jsonl")
 
 
-def write_listing(path: StorePath, items: Iterable[Item], *, exclusive: bool = False) -> int:
-    """Write items, every path once; returns how many. With `exclusive` a listing that is there already stays."""
-    rows = [asdict(item) for item in named_once(items)]
+def write_listing(
+    path: StorePath,
+    items: Iterable[Item],
+    *,
+    exclusive: bool = False,
+    remarks: Callable[[], Sequence[str]] | None = None,
+) -> int:
+    """Write items, every path once, with labels in one form of Unicode; returns how many.
+
+    Parameters
+    ----------
+    exclusive
+        A listing that is there already stays.
+    remarks
+        What a user should know of the source, asked for when the items have come.
+    """
+    rows = [asdict(_with_one_form(item)) for item in named_once(items)]
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
         digest.update(json.dumps(row, default=str).encode())
-    schema = LISTING.with_metadata({_DIGEST: digest.hexdigest()})
+    said = json.dumps([] if remarks is None else list(remarks()))
+    schema = LISTING.with_metadata({_DIGEST: digest.hexdigest(), _REMARKS: said})
     write_parquet(path, pa.Table.from_pylist(rows, schema), exclusive=exclusive)
     return int(parquet_file(path).metadata.num_rows)
 
 
-@lru_cache(maxsize=8)
+def listing_remarks(path: StorePath) -> list[str]:
+    """What a user should know of the source."""
+    said: list[str] = json.loads(parquet_file(path).schema_arrow.metadata.get(_REMARKS, b"[]"))
+    return said
+
+
+def _with_one_form(item: Item) -> Item:
+    """The label as NFC: the same letters may be written in two ways, and are one class."""
+    if item.label is None or unicodedata.is_normalized("NFC", item.label):
+        return item
+    return replace(item, label=unicodedata.normalize("NFC", item.label))
+
+
+@lru_cache(maxsize=64)
 def read_listing(path: StorePath) -> tuple[Item, ...]:
     """The items of a listing; kept in memory for the tasks that share them out."""
     rows = read_parquet(path).to_pylist()

@@ -16,7 +16,7 @@ from tasks.collect.settings import CollectSettings
 from tasks.collect.source import CollectionSettings
 from tasks.collect.sources import open_sources
 
-STEP_VERSION = 2
+STEP_VERSION = 3
 
 
 def known_listings(root: StorePath, settings: CollectSettings) -> dict[str, StorePath] | None:
@@ -69,6 +69,7 @@ def _what_matters(settings: CollectionSettings) -> dict[str, Any]:
         "label_edits": load_label_edits(settings.label_edits).model_dump(mode="json"),
         "min_content_share": settings.min_content_share,
         "crop_to_content": settings.crop_to_content,
+        "exif": settings.exif,
         "licence": settings.licence,
         "attribution": settings.attribution,
         "suffixes": settings.suffixes if isinstance(settings, ServiceSettings) else (),

