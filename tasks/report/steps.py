@@ -19,6 +19,7 @@ from storage.s3_path import StorePath
 from storage.schemas import Part
 from storage.store import Recipe, Store, TableVersion, write_recipe
 from tasks.collect.countries import country_shapes
+from tasks.geo import normal_points
 from tasks.labels.label_set import LabelSet, load_label_set
 from tasks.report.duplicates import duplicates_section
 from tasks.report.figures import confusion_matrix, images_per_label, world_map
@@ -191,13 +192,16 @@ def _best_head(metrics: pl.DataFrame) -> tuple[str, str]:
 
 def _limits(tables: _Tables) -> list[str]:
     """What a reader must know before quoting a number."""
-    n_places = tables.images.select("latitude", "longitude").drop_nulls().n_unique()
+    located = tables.images.drop_nulls(["latitude", "longitude"])
+    points = normal_points(located["latitude"].to_numpy(), located["longitude"].to_numpy())
+    n_places, n_without = len(np.unique(points, axis=0)), tables.images.height - located.height
     limits = [
         *_neighbours(tables),
         "The best configuration of the confusion matrix and the examples was picked by its test accuracy.",
     ]
     if n_places:
-        limits.append(f"Images come from {n_places:,} places; intervals resample places, not images.")
+        without = f"; {n_without:,} images have none, and each counts as one" if n_without else ""
+        limits.append(f"Images come from {n_places:,} places{without}; intervals resample places, not images.")
     if "placeprint-demo" in tables.encoder:
         limits.append(
             "placeprint-demo is a small encoder for trying the tool offline: it knows patches of three world maps, not "

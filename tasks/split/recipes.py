@@ -7,7 +7,7 @@ from typing import Any
 from storage.store import Recipe
 from tasks.split.settings import ReferenceSettings, SplitSettings, SubsetSettings, SurrogateSettings
 
-STEP_VERSION = 2
+STEP_VERSION = 3
 
 
 def split_recipe(

@@ -20,6 +20,7 @@ from storage.schemas import SPLITS, Part
 from storage.store import Recipe, Store, TableVersion
 from storage.vectors import Vectors, read_vectors
 from tasks.dedup.kept import kept_images
+from tasks.geo import place_names
 from tasks.split.balance import cap, of_large_classes
 from tasks.split.kinds import NOWHERE, NamedSplit, SplitImages, make_splits
 from tasks.split.leaks import Leaks, find_leaks, without_leaks
@@ -38,12 +39,11 @@ def duplicates_of(store: Store, recipe: Recipe) -> TableVersion | None:
 
 
 def place_groups(rows: pa.Table) -> list[str]:
-    """A name of the place of each image: its label and coordinates, or the image itself where it has none."""
-    columns = (rows[name].to_pylist() for name in ("image_id", "label", "latitude", "longitude"))
-    return [
-        identity if latitude is None or longitude is None else f"{label} {latitude} {longitude}"
-        for identity, label, latitude, longitude in zip(*columns, strict=True)
-    ]
+    """A name of the place of each image, as `place_names` gives it, from the columns of ``images``."""
+    found: list[str] = place_names(
+        _floats(rows["latitude"]), _floats(rows["longitude"]), rows["image_id"].to_pylist()
+    ).tolist()
+    return found
 
 
 @task(name="split-images", task_run_name="split images", cache_policy=NO_CACHE)
