@@ -40,7 +40,9 @@ def split(
             return recipe.fingerprint
         with working("split"):
             counts = split_images(store.root, settings.split, recipe)
-        for line in summary(counts, store.version("splits", recipe.fingerprint)):
+        lines = summary(counts, store.version("splits", recipe.fingerprint))
+        run.warnings += [line for line in lines if line.startswith("split: warning: ")]
+        for line in lines:
             say("%s", line)
         return recipe.fingerprint
 

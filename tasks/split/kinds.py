@@ -38,6 +38,7 @@ Texts = npt.NDArray[np.str_]
 Floats = npt.NDArray[np.float64]
 
 NOWHERE = ""
+_N_NAMED = 3  # images that an error names
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class SplitImages:
     longitude: Floats
     captured_at: npt.NDArray[np.datetime64]
     vectors: Callable[[], npt.NDArray[np.float32]]
+    path: list[str]
     label_set: str
 
 
@@ -188,19 +190,38 @@ def _surrogate(
 def _spatial(
     kind: SpatialSettings, settings: SplitSettings, images: SplitImages, _: Mapping[str, NamedSplit]
 ) -> list[NamedSplit]:
-    cells: npt.NDArray[Any]
+    located = _located(kind, images)
+    latitude, longitude = images.latitude[located], images.longitude[located]
+    found: npt.NDArray[Any]
     if kind.cells == "h3":
-        cells = h3_cells(images.latitude, images.longitude, resolution=kind.resolution)
+        found = h3_cells(latitude, longitude, resolution=kind.resolution)
     else:
-        cells = equal_area_cells(images.latitude, images.longitude, side_km=kind.side_km)
-    part = stratified_split(
-        images.label, sizes=settings.sizes, seed=settings.seed, groups=cells, ids=images.image_id
+        found = equal_area_cells(latitude, longitude, side_km=kind.side_km)
+    ids = [identity for identity, here in zip(images.image_id, located.tolist(), strict=True) if here]
+    assigned = stratified_split(
+        images.label[located], sizes=settings.sizes, seed=settings.seed, groups=found, ids=ids
     ).astype(object)
     if kind.buffer_km:
         kept = [name for name in settings.sizes if name != Part.TRAIN.value]
-        near = buffer_zone(images.latitude, images.longitude, part.astype(str), buffer_km=kind.buffer_km, keep=kept)
-        part[near] = Part.BUFFER.value
+        near = buffer_zone(latitude, longitude, assigned.astype(str), buffer_km=kind.buffer_km, keep=kept)
+        assigned[near] = Part.BUFFER.value
+    part = np.full(len(located), Part.UNUSED.value, dtype=object)
+    part[located] = assigned
+    # Of images that are in no part nobody asks for the cell.
+    cells = np.zeros(len(located), dtype=found.dtype)
+    cells[located] = found
     return [NamedSplit(kind.name, part.astype(str), images.label, settings.sizes, images.place, cells)]
+
+
+def _located(kind: SpatialSettings, images: SplitImages) -> npt.NDArray[np.bool_]:
+    located = ~(np.isnan(images.latitude) | np.isnan(images.longitude))
+    n_without = int((~located).sum())
+    if n_without and (kind.unlocated == "fail" or not located.any()):
+        names = [images.path[row] for row in np.flatnonzero(~located)[:_N_NAMED].tolist()]
+        more = ", …" if n_without > _N_NAMED else ""
+        hint = "; `unlocated: unused` goes on with the others" if located.any() else ""
+        raise ValueError(f"{n_without} of {len(located)} images have no coordinates: {', '.join(names)}{more}{hint}")
+    return np.asarray(located, dtype=np.bool_)
 
 
 def _time(

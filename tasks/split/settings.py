@@ -55,8 +55,11 @@ class SpatialSettings(Section):
     side_km: float = Field(500.0, gt=0, le=10_000, description="of an equal-area cell")
     resolution: int = Field(2, ge=0, le=15, description="of h3 cells")
     buffer_km: float = Field(0.0, ge=0, description="training images so near to a test image are left out")
+    unlocated: Literal["unused", "fail"] = Field(
+        "unused", description="images without coordinates are in no part of this split, or are an error"
+    )
     optional: bool = Field(
-        False, description="go without, with a warning, where images have no coordinates or too few cells"
+        False, description="go without, with a warning, where no image has coordinates or there are too few cells"
     )
 
 

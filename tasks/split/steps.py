@@ -29,7 +29,7 @@ from tasks.split.settings import SplitSettings
 
 # Nothing is learned from these, and nothing judged on them.
 UNUSED_PARTS = (NOWHERE, Part.BUFFER.value, Part.UNUSED.value)
-_COLUMNS = ["image_id", "label", "source", "latitude", "longitude", "captured_at"]
+_COLUMNS = ["image_id", "label", "source", "path", "latitude", "longitude", "captured_at"]
 
 
 def duplicates_of(store: Store, recipe: Recipe) -> TableVersion | None:
@@ -135,6 +135,7 @@ def _split_images(store: Store, recipe: Recipe, rows: pa.Table) -> SplitImages:
             dtype="datetime64[us]",
         ),
         vectors=vectors,
+        path=rows["path"].to_pylist(),
         label_set=str(recipe.settings.get("labels", "from-data")),
     )
 

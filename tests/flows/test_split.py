@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ N = 900
 START = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def made(store: Store, near: list[tuple[int, int]] | None = None) -> TableVersion:
+def made(store: Store, near: list[tuple[int, int]] | None = None, n_unlocated: int = 0) -> TableVersion:
     """Tables of made-up images: three labels, two collections, places on a line through Africa, a day apart each."""
     import pyarrow as pa
 
@@ -36,8 +37,8 @@ def made(store: Store, near: list[tuple[int, int]] | None = None) -> TableVersio
         | {
             "file": str(number),
             "label": str(label[number]),
-            "latitude": latitude[number],
-            "longitude": longitude[number],
+            "latitude": latitude[number] if number >= n_unlocated else None,
+            "longitude": longitude[number] if number >= n_unlocated else None,
         }
         | {"captured_at": START + timedelta(days=number), "width": 10, "height": 10, "bytes": 1, **known}
         for number in range(N)
@@ -110,6 +111,29 @@ def test_a_random_and_a_spatial_split_side_by_side(store: Path) -> None:
     assert splits_of(
         store, "split.splits=[{kind: stratified}, {kind: spatial, side_km: 600, buffer_km: 150}]"
     ).fingerprint == (version.fingerprint)
+
+
+def test_images_without_coordinates_do_not_cost_the_spatial_split(tmp_path: Path) -> None:
+    made(Store(tmp_path / "store"), n_unlocated=300)
+    spatial = "{kind: spatial, side_km: 600, buffer_km: 150}"
+    rows = frame(splits_of(tmp_path / "store", f"split.splits=[{{kind: stratified}}, {spatial}]"))
+    parts = rows.filter(pl.col("split") == "spatial")
+    assert parts.filter(pl.col("latitude").is_null())["part"].to_list() == ["unused"] * 300
+    assert parts.filter(pl.col("latitude").is_not_null() & (pl.col("part") == "unused")).is_empty()
+    assert {"train", "test", "buffer"} <= set(parts["part"])
+    with pytest.raises(
+        PlaceprintError,
+        match=r"spatial: 300 of 900 images have no coordinates: 0, 1, 2, …; `unlocated: unused` goes on",
+    ):
+        splits_of(tmp_path / "store", "split.splits=[{kind: spatial, unlocated: fail}]")
+
+
+def test_a_split_that_is_left_out_is_a_warning_of_the_run(tmp_path: Path) -> None:
+    made(Store(tmp_path / "store"), n_unlocated=N)
+    version = splits_of(tmp_path / "store", "split.splits=[{kind: stratified}, {kind: spatial, optional: true}]")
+    assert version.notes["left_out"]["spatial"] == "900 of 900 images have no coordinates: 0, 1, 2, …"
+    (run,) = [json.loads(path.read_bytes()) for path in (tmp_path / "store/runs").glob("*.json")]
+    assert run["warnings"] == ["split: warning: spatial is left out: 900 of 900 images have no coordinates: 0, 1, 2, …"]
 
 
 def test_every_other_kind(store: Path) -> None:
