@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -24,13 +25,23 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: ConfigOption = None, set_: SetOption = None, store: StoreOption = None, verbose: VerboseOption = False
+    photos: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of images, one subfolder a label, or a table with a column of their paths."),
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run the whole pipeline: collect, encode, dedup, split, fit, publish. What is there already is not done again.
 
-    Example: `placeprint run -c configs/folder.yaml -s collect.sources.0.path=~/photos`
+    Example: `placeprint run ~/photos`
     """
-    settings = read_settings(config, set_, store, verbose)
+    own = [] if photos is None else settings_of(photos)
+    if photos is not None and config is None:  # the defaults are the demo's, whose labels are countries
+        own.append("encode.templates=['{label}', 'a photo of {label}']")
+    settings = read_settings(config, [*own, *(set_ or [])], store, verbose)
     from flows.plan import Plan
     from storage.store import Store
 
@@ -46,6 +57,28 @@ def run(
         _print_results(settings.store)
         output.print(f"Report: {page}", soft_wrap=True, highlight=False)
     _next_steps(settings.store)
+
+
+def settings_of(photos: Path) -> list[str]:
+    """The settings of a folder of images, or of the images that a table names.
+
+    Raises
+    ------
+    SettingsError
+        When it is neither.
+    """
+    photos = photos.expanduser()
+    if photos.is_dir():
+        source = f"{{kind: folder, path: {str(photos)!r}}}"
+    elif photos.is_file():
+        folder, name = str(photos.absolute().parent), photos.stem
+        table = str(photos.absolute())
+        source = f"{{kind: folder, path: {folder!r}, metadata: {table!r}, listed_only: true, name: {name!r}}}"
+    else:
+        raise SettingsError(
+            f"run: {photos} does not exist: give a folder of images, or a table with a column of their paths"
+        )
+    return ["labels=from-data", f"collect.sources=[{source}]"]
 
 
 def _print_results(store: StorePath) -> None:
@@ -75,13 +108,24 @@ def _next_steps(store: StorePath) -> None:
     on_path = str(folder) in os.environ.get("PATH", "").split(os.pathsep)
     command = "placeprint" if on_path else os.path.relpath(folder / "placeprint")
     option = "" if store == default_store() else f" --store {store}"
+    label = _common_label(store)
     output.print("\nTry next:", highlight=False)
     for line in (
         f'{command} sql{option} "select label, count(*) as images from images group by label order by 2 desc limit 5"',
-        f'{command} search{option} "a satellite photo of Egypt"',
+        *([] if label is None else [f"{command} search{option} {shlex.quote(f'a photo of {label}')}"]),
         f"{command} ui{option}",
     ):
         output.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _common_label(store: StorePath) -> str | None:
+    """The label of most images; None where there is none."""
+    from collections import Counter
+
+    from storage.store import Store
+
+    labels = Counter(Store(store).version("images").read(["label"])["label"].drop_null().to_pylist())
+    return str(labels.most_common(1)[0][0]) if labels else None
 
 
 # What the argument after the kind of a source is.

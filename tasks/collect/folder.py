@@ -8,10 +8,10 @@ what systems leave; a folder that cannot be read is a row in ``rejects``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field
@@ -25,6 +25,7 @@ from tasks.collect.tree import Tree, walk
 from tasks.collect.web import Web
 
 _UNKNOWN = Row()
+_CHANGE_THE_LISTING = ("listed_only", "zero_is_a_place", "x_y_are_degrees", "follow_links")
 
 
 class FolderSettings(CollectionSettings):
@@ -33,6 +34,7 @@ class FolderSettings(CollectionSettings):
     kind: Literal["folder"] = "folder"
     path: Path = Field(description="the folder")
     metadata: Path | None = Field(None, description="CSV or Parquet with a column of paths, relative to the folder")
+    listed_only: bool = Field(False, description="take only the files that the table of metadata names")
     zero_is_a_place: bool = Field(
         False, description="take latitude 0 and longitude 0 for a place; by default they are what is written for none"
     )
@@ -57,7 +59,7 @@ class FolderSource:
     def identity(self) -> str:
         """Names, sizes and times of all files: a changed, added or removed file is seen without reading any."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self.settings.zero_is_a_place} {self.settings.x_y_are_degrees}".encode())
+        digest.update(repr([getattr(self.settings, name) for name in _CHANGE_THE_LISTING]).encode())
         for path in self._tree.files:
             try:
                 status = (self.root / path).stat(follow_symlinks=self.settings.follow_links)
@@ -72,13 +74,17 @@ class FolderSource:
         return digest.hexdigest()
 
     def items(self, web: Web) -> Iterator[Item]:  # noqa: ARG002
-        rows = {} if self._metadata is None else self._metadata.rows
+        rows = self._rows
         found = set()
         for path in self._tree.files:
             top, slash, _ = path.partition("/")
             key = normal_path(path)
             found.add(key)
-            yield self._item(path, top if slash else None, rows.get(key, _UNKNOWN))
+            if self.settings.listed_only and key not in rows:
+                continue
+            # The folder of a table may lie anywhere above the pictures: then the one that a picture lies in says what it shows.
+            label = PurePosixPath(path).parent.name if self.settings.listed_only else top
+            yield self._item(path, label or None if slash else None, rows.get(key, _UNKNOWN))
         for path, why in self._tree.unreadable.items():
             yield Item(path=printable(path), problem=f"cannot be read: {why}", reason=RejectReason.UNREADABLE)
         for path in sorted(set(rows) - found):
@@ -86,11 +92,13 @@ class FolderSource:
 
     def remarks(self) -> list[str]:
         """What was passed over, and what the table of metadata is like."""
-        table = self._metadata
-        return [
-            *self._tree.remarks(),
-            *([] if table is None else [f"{table.path.name}: {each}" for each in table.remarks]),
-        ]
+        said = self._tree.remarks()
+        if self._metadata is not None:
+            said += [f"{self._metadata.path.name}: {each}" for each in self._metadata.remarks]
+        if self.settings.listed_only:
+            n_others = len({normal_path(path) for path in self._tree.files} - set(self._rows))
+            said += [f"passed over {n_others} files that the table does not name"] if n_others else []
+        return said
 
     def fetch(self, item: Item, web: Web) -> bytes:  # noqa: ARG002
         path = self.root / item.path
@@ -132,13 +140,21 @@ class FolderSource:
     def _metadata(self) -> MetadataTable | None:
         if self.settings.metadata is None:
             return None
-        table = read_metadata(
+        return read_metadata(
             self._metadata_path(self.settings.metadata),
             zero_is_a_place=self.settings.zero_is_a_place,
             x_y_are_degrees=self.settings.x_y_are_degrees,
         )
-        check_matches(table, self._tree.files, str(self.root))
-        return table
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Row]:
+        """The table's rows by path from the folder on, also where the table gives whole paths."""
+        if self._metadata is None:
+            return {}
+        above = f"{normal_path(str(self.root))}/"
+        rows = {path.removeprefix(above): row for path, row in self._metadata.rows.items()}
+        check_matches(replace(self._metadata, rows=rows), self._tree.files, str(self.root))
+        return rows
 
     def _item(self, path: str, folder_label: str | None, row: Row) -> Item:
         if not path.isprintable():

@@ -98,3 +98,27 @@ def test_links_and_odd_names(photos: Path, tmp_path: Path) -> None:
     problems = [item for item in items.values() if item.problem]
     assert len(problems) == 2
     assert all(item.path.isprintable() for item in problems)
+
+
+def test_run_takes_a_folder_or_a_table_of_paths(photos: Path, tmp_path: Path) -> None:
+    from flows.collecting import collect_images
+    from flows.commands.stages import settings_of
+    from flows.settings import load_settings
+    from storage.store import Store
+    from tasks.settings import SettingsError
+
+    def collected(target: Path, name: str) -> Store:
+        collect_images(load_settings(None, [*settings_of(target), f"store={tmp_path / name}"]))
+        return Store(tmp_path / name)
+
+    assert collected(photos, "all").version("images").counts["kept"] == 24
+    table = photos.parent / "my list.csv"
+    whole = photos / "France" / "01.jpg"
+    table.write_text(f"Filename,Lat,Lng,label\nphotos/Egypt/00.jpg,30,31,Cairo\n{whole},48.9,2.4,\n")
+    some = collected(table, "some").version("images")
+    rows = {row["path"]: (row["label"], row["latitude"]) for row in some.read().to_pylist()}
+    assert rows == {"photos/Egypt/00.jpg": ("Cairo", 30.0), "photos/France/01.jpg": ("France", 48.9)}
+    (remarks,) = some.notes["remarks"].values()
+    assert remarks[-1] == "passed over 22 files that the table does not name"
+    with pytest.raises(SettingsError, match="nowhere does not exist: give a folder of images, or a table"):
+        settings_of(tmp_path / "nowhere")
