@@ -15,6 +15,7 @@ class RejectReason(StrEnum):
 
     EMPTY = "empty"
     NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
     TRUNCATED = "truncated"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_MANY_BYTES = "too_many_bytes"

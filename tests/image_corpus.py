@@ -33,6 +33,25 @@ def bomb() -> bytes:
     )
 
 
+def cut(format_: str, share: float = 0.5, **options: object) -> bytes:
+    """The first part of a file, as a download that broke off leaves it."""
+    data = encoded(picture(0, (200, 150)), format_, **options)
+    return data[: int(len(data) * share)]
+
+
+def directory(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
+    """EXIF, or the directory of a TIFF: entries of tag, type, count and value or offset."""
+    fields = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in sorted(entries))
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    return start + fields + b"\0" * 4
+
+
+def with_exif(jpeg: bytes, exif: bytes) -> bytes:
+    """A JPEG with these bytes as its EXIF, whatever they are."""
+    segment = b"Exif\0\0" + exif
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
+
+
 JPEG = encoded(picture(0, (200, 150)), "JPEG")
 BAD = {
     "zero_byte": (b"", RejectReason.EMPTY),
@@ -41,5 +60,10 @@ BAD = {
     "pdf": (b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", RejectReason.NOT_AN_IMAGE),
     "truncated_jpeg": (JPEG[: len(JPEG) // 2], RejectReason.TRUNCATED),
     "truncated_png": (encoded(picture(0, (200, 150)), "PNG")[:5000], RejectReason.TRUNCATED),
+    "truncated_webp": (cut("WEBP"), RejectReason.TRUNCATED),
+    "truncated_tiff": (cut("TIFF", compression="tiff_lzw"), RejectReason.TRUNCATED),
+    "truncated_avif": (cut("AVIF"), RejectReason.TRUNCATED),
+    "jpeg_xl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), RejectReason.UNSUPPORTED_FORMAT),
+    "jpeg_2000": (encoded(picture(0), "JPEG2000"), RejectReason.UNSUPPORTED_FORMAT),
     "bomb": (bomb(), RejectReason.TOO_MANY_PIXELS),
 }

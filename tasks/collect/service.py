@@ -39,7 +39,7 @@ class ServiceSettings(CollectionSettings):
         "https and at public addresses only, or whole origins (http://localhost:8080), which are not looked at",
     )
     suffixes: tuple[str, ...] = Field(
-        (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
+        (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"),
         description="files whose names end otherwise are refused without being fetched",
     )
     requests_per_second: float | None = Field(

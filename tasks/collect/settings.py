@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from tasks.collect.earthmaps import EarthmapsSettings
 from tasks.collect.sources import SourceSettings, open_sources
-from tasks.images import MAX_IMAGE_PIXELS
+from tasks.images import LARGEST_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from tasks.settings import Section
 
 
@@ -15,7 +15,7 @@ class CollectSettings(Section):
 
     sources: tuple[SourceSettings, ...] = Field((EarthmapsSettings(),), min_length=1)
     shard_size: int = Field(500, ge=1, description="images a task, at most")
-    max_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="larger images are rejected")
+    max_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, le=LARGEST_IMAGE_PIXELS, description="larger images are rejected")
     max_bytes: int = Field(200_000_000, ge=1, description="larger files are rejected")
     refresh: bool = Field(False, description="ask services again what they have, in place of the listing that is kept")
     retries: int = Field(2, ge=0, description="of a task in which something was unreachable")

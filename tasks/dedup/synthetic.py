@@ -121,7 +121,10 @@ def _made_copies(
             except (ImageError, OSError) as error:
                 raise PlaceprintError(f"dedup: {store.root / file} cannot be read any more: {error}") from None
             generator = np.random.default_rng(np.random.SeedSequence([seed, draw]))
-            data, what = edited(image, settings.edits[draw % len(settings.edits)], generator)
+            try:
+                data, what = edited(image, settings.edits[draw % len(settings.edits)], generator)
+            except (OSError, ValueError):  # too long a side for a JPEG
+                continue
             copy = image_id(data)
             if copy == identity:
                 continue

@@ -20,16 +20,17 @@ from torch.nn.functional import normalize
 
 from storage.errors import PlaceprintError
 from storage.s3_path import StorePath
+from storage.schemas import RejectReason
 from tasks.encode.identity import CONTEXT_LENGTH, Preprocessing
 from tasks.encode.lean_open_clip import open_clip
 from tasks.encode.loader import Loader, Picture, Prepare
 from tasks.encode.overlays import Rectangle, blank
-from tasks.encode.pixels import PixelTransform
+from tasks.encode.pixels import PixelTransform, middle_window
 from tasks.encode.precision import choose_precision
 from tasks.encode.tower import ImageTower
 from tasks.encode.transformers_clip import convert_state, load_state
 from tasks.encode.weights import EncoderSettings, Weights, find_weights
-from tasks.images import decode_rgb
+from tasks.images import ImageError, decode_rgb
 
 Vectors = npt.NDArray[np.float32]
 
@@ -173,7 +174,13 @@ class Encoder:
 
     def _exact_pixels(self, data: bytes, overlay: Sequence[Rectangle]) -> Tensor:
         image = decode_rgb(data)[0]
-        return self._preprocess(blank(image, overlay) if overlay else image)
+        image = blank(image, overlay) if overlay else image
+        if self.identity.preprocessing.resize_mode == "shortest":
+            image = middle_window(image)
+        try:
+            return self._preprocess(image)
+        except (OSError, ValueError, RuntimeError, MemoryError, ZeroDivisionError) as error:
+            raise ImageError(RejectReason.UNREADABLE, f"open_clip's transform: {error}") from None
 
 
 def padded(pixels: Tensor, rows: int) -> Tensor:

@@ -18,8 +18,9 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from storage.schemas import RejectReason
 from tasks.encode.overlays import Rectangle, blank
-from tasks.images import MAX_IMAGE_PIXELS, decode_rgb
+from tasks.images import LARGEST_IMAGE_PIXELS, ImageError, decode_rgb, orientation
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,7 +29,10 @@ Pixels = npt.NDArray[np.uint8]
 # the picture by a part of a pixel. docs/encode.md has the cosines that were measured with and without these two rules.
 SCALED_MARGIN = 4.0
 _SCALES = (8, 4, 2)
-_EXIF_ORIENTATION = 0x0112
+
+# Only so much of a picture's longer side is resized, in shorter sides; the rest lies outside the middle square, and would
+# cost gigabytes where the picture is a line. Longer than any photograph: what is resized of those is what always was.
+LONGEST = 32
 
 
 class OpenClipTransform(Protocol):
@@ -74,20 +78,31 @@ class PixelTransform:
         Raises
         ------
         ImageError
-            When it cannot be decoded.
+            When it cannot be decoded, or not in the memory that there is.
         """
+        try:
+            return self._cropped(self._decoded(data, overlay))
+        except (MemoryError, RuntimeError) as error:
+            # Torch says the latter of memory, too. One picture must not end a run.
+            said = str(error) or "there is not enough memory"
+            raise ImageError(RejectReason.UNREADABLE, f"cannot be resized: {said.splitlines()[0]}") from None
+
+    def _decoded(self, data: bytes, overlay: Sequence[Rectangle]) -> Pixels:
         found = None if overlay else _plain_jpeg(data, SCALED_MARGIN * self.size_px)
         if found is not None:
-            return self._cropped(*found)
+            return found
         image = decode_rgb(data)[0]
-        image = blank(image, overlay) if overlay else image
-        return self._cropped(np.array(image), (image.height, image.width))
+        return np.array(blank(image, overlay) if overlay else image)
 
-    def _cropped(self, pixels: Pixels, original: tuple[int, int]) -> Pixels:
-        """Resized and cropped; `original` is the (height, width) before it was decoded smaller, which decides the size."""
-        short = min(original)
+    def _cropped(self, pixels: Pixels) -> Pixels:
+        """Resized and cropped. A picture decoded smaller has the same proportions, so that the size does not change."""
+        height, width = pixels.shape[:2]
+        left, top, right, bottom = _middle_box(width, height)
+        pixels = pixels[top:bottom, left:right]
+        sides = pixels.shape[:2]
+        short = min(sides)
         # As torchvision rounds them.
-        size = tuple(self.size_px if side == short else int(self.size_px * side / short) for side in original)
+        size = tuple(self.size_px if side == short else int(self.size_px * side / short) for side in sides)
         if size != pixels.shape[:2]:
             planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).unsqueeze(0)
             resized = torch.nn.functional.interpolate(
@@ -98,8 +113,31 @@ class PixelTransform:
         return pixels[top : top + self.size_px, left : left + self.size_px]
 
 
-def _plain_jpeg(data: bytes, min_side_px: float) -> tuple[Pixels, tuple[int, int]] | None:
-    """Pixels of a JPEG, perhaps decoded smaller, and its own (height, width).
+def middle_window(image: Image.Image) -> Image.Image:
+    """What has to be resized of a picture of which the middle square is seen: its middle, if it is a very long one.
+
+    For transforms that resize the shorter side and crop. Pictures up to `LONGEST` times as long as wide come back as they
+    are; of longer ones the middle, so that the memory that resizing takes has a limit.
+    """
+    box = _middle_box(*image.size)
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _middle_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of `middle_window`.
+
+    The middle stays where it was, also by half a pixel.
+
+    >>> _middle_box(640, 20), _middle_box(641, 20), _middle_box(3, 400_000)
+    ((0, 0, 640, 20), (0, 0, 641, 20), (0, 199952, 3, 200048))
+    """
+    limit = LONGEST * min(width, height)
+    left, top = (max(0, (side - limit) // 2) for side in (width, height))
+    return left, top, width - left, height - top
+
+
+def _plain_jpeg(data: bytes, min_side_px: float) -> Pixels | None:
+    """Pixels of a JPEG, perhaps decoded smaller.
 
     None for what is no JPEG in RGB or grey that lies the right way up.
     """
@@ -107,9 +145,9 @@ def _plain_jpeg(data: bytes, min_side_px: float) -> tuple[Pixels, tuple[int, int
         return None
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
-            is_plain = header.mode in ("RGB", "L") and header.getexif().get(_EXIF_ORIENTATION, 1) in (0, 1)
+            is_plain = header.mode in ("RGB", "L") and orientation(header) == 1
             width, height = header.size
-        if not is_plain or width * height > MAX_IMAGE_PIXELS:
+        if not is_plain or width * height > LARGEST_IMAGE_PIXELS:
             return None
         scale = _scale(height, width, min_side_px)
         pixels: Pixels = simplejpeg.decode_jpeg(
@@ -121,9 +159,9 @@ def _plain_jpeg(data: bytes, min_side_px: float) -> tuple[Pixels, tuple[int, int
             min_width=width // scale,
             strict=True,
         )
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    except Exception:  # noqa: BLE001  (decoders raise anything)
         return None  # the slower way says what is wrong with it
-    return pixels, (height, width)
+    return pixels
 
 
 def _scale(height: int, width: int, min_side_px: float) -> int:

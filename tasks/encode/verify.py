@@ -21,6 +21,7 @@ from tasks.encode.compute import encode_pictures
 from tasks.encode.encoder import devices, load_encoder, load_reference
 from tasks.encode.lean_open_clip import open_clip
 from tasks.encode.loader import Picture
+from tasks.encode.pixels import middle_window
 from tasks.encode.settings import EncodeSettings, fill
 from tasks.encode.steps import picture_loader
 from tasks.encode.weights import find_weights
@@ -135,7 +136,8 @@ def verify_encoder(store: Store, settings: EncodeSettings, images: TableVersion,
             pictures = [Image.open(io.BytesIO(each)) for each in data]
             for at, (each, picture) in enumerate(zip(data, pictures, strict=True), start=start):
                 otherwise[at] = not np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(decode_rgb(each)[0]))
-            theirs = _unit(model.encode_image(torch.stack([transform(each) for each in pictures])))  # type: ignore[operator]
+            pixels = torch.stack([transform(_bounded(each, cfg.resize_mode)) for each in pictures])
+            theirs = _unit(model.encode_image(pixels))  # type: ignore[operator]
             cosines[start : start + len(data)] = (theirs * encoded.embeddings[start : start + len(data)]).sum(axis=1)
         # One by one: a reference need not be fast.
         theirs_of_texts = [_unit(model.encode_text(tokenize([text]))) for text in texts]  # type: ignore[operator]
@@ -153,6 +155,11 @@ def verify_encoder(store: Store, settings: EncodeSettings, images: TableVersion,
         int(otherwise.sum()),
         _summary(cosines[otherwise])[0],
     )
+
+
+def _bounded(picture: Image.Image, resize_mode: str) -> Image.Image:
+    """Of a picture that is very long the middle, which is all that is seen: the rest would take gigabytes."""
+    return middle_window(picture) if resize_mode == "shortest" else picture
 
 
 def _unit(vectors: torch.Tensor) -> Vectors:

@@ -64,7 +64,7 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
     assert rgb.mode == "RGB"
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"])
 def test_usual_formats_are_read(format_: str) -> None:
     image, _ = decode_rgb(encoded(picture(3), format_))
     assert (image.size, image.mode) == ((40, 30), "RGB")

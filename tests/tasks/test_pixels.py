@@ -13,9 +13,10 @@ from image_corpus import BAD, encoded
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from storage.schemas import RejectReason
 from tasks.collect.world_map import WORLD_MAPS, load_pixels
 from tasks.encode.encoder import load_encoder
-from tasks.encode.pixels import PixelTransform
+from tasks.encode.pixels import LONGEST, PixelTransform, middle_window
 from tasks.encode.weights import EncoderSettings
 from tasks.images import ImageError, decode
 
@@ -110,6 +111,76 @@ def test_damaged_pictures_are_refused_for_the_same_reason(kind: str) -> None:
     with pytest.raises(ImageError) as fast:
         CLIP_PIXELS(data)
     assert (fast.value.reason, fast.value.detail) == (slow.value.reason, slow.value.detail)
+
+
+def thin(size: tuple[int, int]) -> Image.Image:
+    """A long picture with the detail of a photograph."""
+    generator = np.random.default_rng(sum(size))
+    coarse = generator.integers(0, 256, (max(1, size[1] // 3), max(1, size[0] // 3), 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    "size", [(300, 10), (301, 10), (11, 330), (900, 31), (63, 2), (30, 1), (1, 29), (2000, 70), (448, 32), (6000, 300)]
+)
+def test_long_pictures_are_seen_as_if_all_of_them_were_resized(size: tuple[int, int]) -> None:
+    image = thin(size)
+    data = encoded(image, "PNG")
+    planes = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+    sides = [224 if side == min(size) else int(224 * side / min(size)) for side in size[::-1]]
+    whole = torch.nn.functional.interpolate(planes, sides, mode="bicubic", align_corners=False, antialias=True)
+    top, left = (round((side - 224) / 2) for side in sides)
+    expected = whole[0, :, top : top + 224, left : left + 224].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(CLIP_PIXELS(data), expected)
+    assert np.abs(expected - levels(CLIP, data)).max() <= 2.01
+    assert middle_window(image) is image
+
+
+@pytest.mark.parametrize(
+    "size", [(500, 10), (10, 501), (4000, 33), (33, 4001), (9000, 250), (100, 1), (99, 1), (1, 77)]
+)
+def test_of_very_long_pictures_the_same_middle_is_seen(size: tuple[int, int]) -> None:
+    """To half a pixel of what comes out: where the middle of the whole falls between two, it is rounded."""
+    image = thin(size)
+    data = encoded(image, "PNG")
+    seen = levels(CLIP, data)
+    window = encoded(middle_window(image), "PNG")
+    for pixels in (CLIP_PIXELS(data).astype(np.float64), levels(CLIP, window)):
+        one_further = np.abs(np.diff(seen, axis=1 if size[0] > size[1] else 0)).max()
+        assert np.abs(pixels - seen).max() <= one_further + 1.01
+        assert np.abs(pixels - seen).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(400_000, 1), (1, 400_000), (20_000, 8), (65_500, 2)])
+def test_thin_pictures_cost_no_more_than_others(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    resize = torch.nn.functional.interpolate
+
+    def watched(planes: torch.Tensor, **options: object) -> torch.Tensor:
+        resized: torch.Tensor = resize(planes, **options)
+        made.extend((planes.numel(), resized.numel()))
+        return resized
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", watched)
+    image = Image.new("RGB", size, (90, 120, 60))
+    forms = ["PNG"] if max(size) > 65_500 else ["PNG", "JPEG"]
+    for data in (encoded(image, form) for form in forms):
+        pixels = CLIP_PIXELS(data)
+        assert pixels.shape == (224, 224, 3)
+        assert np.abs(pixels.astype(int) - (90, 120, 60)).max() <= 2
+    assert max(made) <= (LONGEST + 1) * 224 * 224 * 3
+    # The slow way resizes this.
+    assert max(middle_window(image).size) <= (LONGEST + 1) * min(size)
+
+
+def test_what_resizing_raises_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nwith a trace")
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", fail)
+    with pytest.raises(ImageError, match=r"cannot be resized: DefaultCPUAllocator: can't allocate memory$") as caught:
+        CLIP_PIXELS(FORMS["png"])
+    assert caught.value.reason is RejectReason.UNREADABLE
 
 
 def test_transforms_that_are_not_known_are_left_to_open_clip() -> None:
