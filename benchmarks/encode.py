@@ -48,8 +48,9 @@ from tasks.encode.precision import has_native_bfloat16
 from tasks.encode.recipes import decided, embeddings_recipe
 from tasks.encode.reuse import ShardReader, plan_reuse
 from tasks.encode.settings import EncodeSettings
+from tasks.encode.shard_maker import file_metadata
 from tasks.encode.shards import shard_table
-from tasks.encode.steps import commit_embeddings, encode_shard, file_metadata
+from tasks.encode.steps import commit_embeddings, encode_shard
 from tasks.encode.weights import EncoderSettings, Weights, find_weights
 
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -23,15 +23,8 @@ from tasks.encode.precision import n_gpus
 from tasks.encode.recipes import IMAGE_TABLES, decided, embeddings_recipe, prompts_recipe
 from tasks.encode.reuse import Plan, plan_reuse
 from tasks.encode.settings import EncodeSettings
-from tasks.encode.steps import (
-    EncodedShard,
-    check_overlays,
-    commit_embeddings,
-    encode_prompts,
-    encode_shard,
-    index_embeddings,
-    loader_threads,
-)
+from tasks.encode.shard_maker import EncodedShard, loader_threads
+from tasks.encode.steps import check_overlays, commit_embeddings, encode_prompts, encode_shard, index_embeddings
 from tasks.encode.telemetry import Times, estimate, table, warning
 from tasks.encode.weights import find_weights
 from tasks.step import under_prefect

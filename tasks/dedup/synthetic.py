@@ -147,7 +147,7 @@ def _encoded(settings: EncodeSettings, pictures: Sequence[Picture]) -> Vectors:
     """Embeddings of the pictures, (n, d) float32, made and rounded as those of the table."""
     from tasks.encode.compute import encode_pictures
     from tasks.encode.encoder import devices, load_encoder
-    from tasks.encode.steps import picture_loader
+    from tasks.encode.shard_maker import picture_loader
 
     device = devices(settings.encoder)[0]
     encoder = load_encoder(settings.encoder, device, features=settings.features)

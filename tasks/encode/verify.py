@@ -23,7 +23,7 @@ from tasks.encode.lean_open_clip import open_clip
 from tasks.encode.loader import Picture
 from tasks.encode.pixels import middle_window
 from tasks.encode.settings import EncodeSettings, fill
-from tasks.encode.steps import picture_loader
+from tasks.encode.shard_maker import picture_loader
 from tasks.encode.weights import find_weights
 from tasks.images import decode_rgb
 from tasks.labels.label_set import load_label_set
