@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from flows.environment import may_name_a_server
-from flows.progress import terminal
+from flows.progress import SAID, terminal
 from flows.stopping import Terminated, sigterm_raises
 from tasks.step import LOG
 
@@ -41,8 +41,7 @@ def run_directly(stage: Callable[[Settings], Result], settings: Settings, *, ver
     verbose
         Show the log of the run, which says more than what is printed anyway.
     """
-    if verbose:
-        _show_log()
+    _show_log(verbose)
     try:
         with sigterm_raises():
             return stage(settings)
@@ -67,9 +66,13 @@ class _Shown(logging.Handler):
         terminal.print(self.format(record), highlight=False, markup=False, soft_wrap=True)
 
 
-def _show_log() -> None:
+def _show_log(verbose: bool) -> None:
+    """Warnings of steps, above the progress bar; with `verbose` all that is not printed anyway, with its time."""
     handler = _Shown()
-    handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s" if verbose else "%(message)s"))
+    handler.addFilter(lambda record: not getattr(record, SAID, False))
     log = logging.getLogger(LOG)
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    # Libraries that load meanwhile may give the root a handler of its own.
+    log.propagate = False
+    log.handlers = [handler]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)

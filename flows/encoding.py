@@ -53,7 +53,7 @@ def encode_images(settings: Settings, images: str | None = None) -> dict[str, st
         for text in weights.remarks:
             say("encode: %s", text)
         for text in weights.assumed:
-            say("encode: assumed of the checkpoint, since nothing says it: %s (encode.encoder overrides it)", text)
+            say("encode: assumed of the checkpoint, since nothing says it: %s", text)
         if given.verify:
             _verify(store, settings, source, run)
         if given.fresh:

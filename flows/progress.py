@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 terminal = Console(stderr=True)
+# Of a log line that was printed, too.
+SAID = "placeprint_said"
 
 
 def gather(title: str, futures: Sequence[Future[Result] | PrefectFuture[Result]], sizes: Sequence[int]) -> list[Result]:
@@ -100,7 +102,7 @@ def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def say(text: str, *args: Any) -> None:
     """One line for the terminal and for the run's log."""
-    run_logger().info(text, *args)
+    run_logger().info(text, *args, extra={SAID: True})
     terminal.print(text % args if args else text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -155,9 +155,11 @@ def write_page(store: Store, query: str, hits: Sequence[Hit]) -> StorePath:
         style=files("tasks.report").joinpath("templates/style.css").read_text(encoding="utf-8"),
         hits=[(hit, thumbnail(hit.file)) for hit in hits],
     )
-    name = re.sub(r"[^a-z0-9]+", "-", query.lower()).strip("-")[:60] or "query"
+    # What is no Unicode came from bytes of the terminal.
+    query = query.encode(errors="replace").decode()
+    name = re.sub(r"\W+", "-", query.lower()).strip("-")[:60] or "query"
     path = store.root / "searches" / f"{name}.html"
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="replace"))
     return path
 
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -229,12 +230,24 @@ class Store:
     def reuse(self, recipe: Recipe, tables: Iterable[str]) -> bool:
         """Whether every table of a step is complete; if so, they become the selected versions."""
         tables = list(tables)
-        if not all(self.has(table, recipe.fingerprint) for table in tables):
+        if not all(self._is_whole(table, recipe.fingerprint) for table in tables):
             return False
         for table in tables:
             self.select(table, recipe.fingerprint)
         # Looked at again: what was selected is not removed from here on, but may have been before (storage/retention.py).
         return all(self.has(table, recipe.fingerprint) for table in tables)
+
+    def _is_whole(self, table: str, fingerprint: str) -> bool:
+        """Whether a version is complete, and its files are there in their size; of one on S3 only the first is asked."""
+        manifest = manifest_in(self.folder(table, fingerprint))
+        if manifest is None or not isinstance(manifest, Path):
+            return manifest is not None
+        entries = self._read_manifest(table, manifest).manifest["shards"]
+        sizes = {entry["file"]: entry["bytes"] for entry in entries}
+        try:
+            return all((manifest.parent / file).stat().st_size == size for file, size in sizes.items())
+        except OSError:
+            return False
 
     def version(self, table: str, fingerprint: str | None = None, *, step: str | None = None) -> TableVersion:
         """A version by its fingerprint (or the first digits of it), or the selected one.
@@ -256,6 +269,15 @@ class Store:
             found = "no" if not candidates else "more than one"
             raise StoreError(f"{self.root} holds {found} version {fingerprint} of the table {table}")
         return candidates[0]
+
+    def readable_versions(self, table: str) -> list[TableVersion]:
+        """Complete versions of a table whose manifests can be read, oldest first: for who can do without one."""
+        found = []
+        for path in (self.root / "tables" / table).glob(f"*/*{FORMER_MANIFEST}"):
+            if path.name in (MANIFEST, FORMER_MANIFEST):
+                with suppress(StoreError):
+                    found.append(self._read_manifest(table, path))
+        return sorted(found, key=lambda each: (each.created_at, each.fingerprint))
 
     def versions(self, table: str | None = None) -> list[TableVersion]:
         """Complete versions, oldest first."""

@@ -68,7 +68,7 @@ def take_away(store: Store, versions: Mapping[str, Recipe]) -> None:
     runs = [path.stem for path in sorted_glob(leases.folder, "run-*.lease") if leases.is_held(path.stem)]
     if len(runs) > 1:
         raise StoreError(
-            f"encode.fresh: other runs are under way in {store.root}: nothing was take_away, try again later"
+            f"encode.fresh: other runs are under way in {store.root}: nothing was taken away, try again later"
         )
     for table, recipe in versions.items():
         folder = store.folder(table, recipe.fingerprint)

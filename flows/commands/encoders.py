@@ -32,7 +32,7 @@ def list_encoders(
         raise typer.Exit(1)
     table = Table()
     for name in ("model", "tag", "numbers", "pixels", "activation", "resize"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for model, tag in names:
         identity = describe_encoder(EncoderSettings(model=model, pretrained=tag, device="cpu")).identity
         height, width = identity.preprocessing.size

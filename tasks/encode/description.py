@@ -174,6 +174,16 @@ def _identity(
     ):
         raise PlaceprintError(f"encode.encoder.model: {name}: its config has no embed_dim, vision_cfg and text_cfg")
     size = config["vision_cfg"].get("image_size", IMAGE_PX)
+    sides = [size] if isinstance(size, int) else size
+    if (
+        not isinstance(sides, list | tuple)
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+        or len(sides) > 2
+    ):
+        raise PlaceprintError(
+            f"encode.encoder.model: {name}: its image_size is {size!r}, not a number of pixels or two"
+        )
+    size = (sides[0], sides[-1])
     return Identity(
         architecture=name,
         model_config=plain_config(config),

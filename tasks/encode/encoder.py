@@ -35,9 +35,10 @@ from tasks.images import ImageError, decode_rgb
 Vectors = npt.NDArray[np.float32]
 
 # What open_clip, torch and safetensors raise for a checkpoint that is damaged, of another model, or not only tensors.
-_LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError)
+_LOADING_ERRORS = (OSError, TypeError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError)
 
 
+_N_LINES, _N_CHARACTERS = 3, 400
 # Rows of a pass on a CPU. Every pass has the same shape, the last one is padded: so the bits of a row do not depend on which
 # rows come with it, or on how many, and an image that is added to others gets the vector that it would have had from the start.
 CPU_ROWS = 16
@@ -218,7 +219,9 @@ def load_reference(weights: Weights, device: str = "cpu") -> tuple[torch.nn.Modu
                 )
                 tokenize = open_clip.get_tokenizer(weights.name)
     except _LOADING_ERRORS as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        # torch names the tensors in the lines below the first; of a checkpoint with code it advises to run it, which is left out.
+        lines = [line.strip() for line in str(error).splitlines() if "weights_only" not in line]
+        cause = " ".join(lines[:_N_LINES])[:_N_CHARACTERS] or type(error).__name__
         raise PlaceprintError(f"encode.encoder: {weights.file} does not load as {weights.model}: {cause}") from error
     _check_identity(weights, model, tokenize)
     # open_clip returns models in training mode, where batch normalisation depends on the batch.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -33,9 +35,28 @@ class EncoderSettings(Section):
     @field_validator("image_std")
     @classmethod
     def _can_divide(cls, std: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        if std is not None and min(std) <= 0:
-            raise ValueError("each must be more than 0")
+        if std is not None and not all(math.isfinite(each) and each > 0 for each in std):
+            raise ValueError("each must be a finite number above 0")
         return std
+
+    @field_validator("image_mean")
+    @classmethod
+    def _is_finite(cls, mean: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if mean is not None and not all(map(math.isfinite, mean)):
+            raise ValueError("each must be a finite number")
+        return mean
+
+    def whole_paths(self) -> EncoderSettings:
+        """With files and folders of this machine named from its root on, so that they are found from elsewhere too."""
+        prefix = "local-dir:" if self.model.startswith("local-dir:") else ""
+        model, pretrained = Path(self.model.removeprefix(prefix)).expanduser(), self.pretrained
+        if prefix or self.model.endswith(".json") or (pretrained is None and model.is_dir()):
+            model_text = f"{prefix}{model.absolute()}"
+        else:
+            model_text = self.model
+        if pretrained is not None and Path(pretrained).expanduser().is_file():
+            pretrained = str(Path(pretrained).expanduser().absolute())
+        return self.model_copy(update={"model": model_text, "pretrained": pretrained})
 
     @property
     def title(self) -> str:

@@ -129,9 +129,9 @@ def known_prompts(store: Store, recipe: Recipe, texts: Sequence[str]) -> dict[st
     """Vectors of those texts that a complete version of ``prompts`` has under this encoder, by text."""
     known: dict[str, npt.NDArray[np.float32]] = {}
     wanted = set(texts)
-    for version in reversed(store.versions("prompts")):
+    for version in reversed(store.readable_versions("prompts")):
         other = version.manifest["recipe"]
-        if not wanted or other["inputs"].get("encoder") != recipe.inputs["encoder"]:
+        if not wanted or not _is_same_encoder(other, recipe):
             continue
         if other["step_version"] != recipe.step_version or not _is_as_fine(other["settings"], recipe.settings):
             continue
@@ -202,16 +202,23 @@ def _usable(store: Store, recipe: Recipe) -> list[TableVersion]:
         return (
             other["step"] == recipe.step
             and other["step_version"] == recipe.step_version
-            and other["inputs"].get("encoder") == recipe.inputs["encoder"]
+            and _is_same_encoder(other, recipe)
             and _is_as_fine(other["settings"], recipe.settings)
             and version.fingerprint != recipe.fingerprint
         )
 
-    return [version for version in reversed(store.versions("embeddings")) if is_usable(version)]
+    return [version for version in reversed(store.readable_versions("embeddings")) if is_usable(version)]
 
 
-# What may differ: how shards are cut, and where something is blanked, which is looked at image by image.
-_MAY_DIFFER = ("shard_size", "overlays", "dtype", "templates", "labels")
+def _is_same_encoder(other: Mapping[str, Any], recipe: Recipe) -> bool:
+    """By the digest of its identity: its name may be another."""
+    digests = [inputs.get("encoder", "").rpartition("@")[2] for inputs in (other["inputs"], recipe.inputs)]
+    return digests[0] == digests[1]
+
+
+# What may differ: the encoder's name (its digest is compared), how shards are cut, and where something is blanked, which is looked
+# at image by image.
+_MAY_DIFFER = ("encoder", "shard_size", "overlays", "dtype", "templates", "labels")
 
 
 def _is_as_fine(other: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from storage import schemas
+from storage.atomic import write_bytes
 from storage.errors import StoreError
-from storage.s3_path import StorePath
+from storage.s3_path import StorePath, read_json
 from storage.store import Recipe, Shard, Store
 from storage.vectors import Vectors
 from tasks.encode.reuse import Plan, ShardReader
@@ -87,6 +89,8 @@ def make_shard(
     rows, embeddings, features = parts.in_order()
     metadata = file_metadata(recipe, embeddings.shape[1], settings.dtype)
     table = shard_table(image_ids, rows, embeddings, features, parts.errors, settings.dtype, metadata)
+    # Beside the shard, whose bytes do not depend on it; first, so that a shard that is there has it.
+    write_bytes(origins_path(path), json.dumps(origins).encode(), durable=False)
     shard = store.write_shard("embeddings", recipe.fingerprint, index, table)
     rejected = checked_shard(path, image_ids)
     written_s = time.perf_counter() - started_s
@@ -97,6 +101,20 @@ def make_shard(
         device,
         None if times is None else replace(times, written_s=written_s),
     )
+
+
+def origins_path(shard: StorePath) -> StorePath:
+    """Where it is noted, until the version is committed, which vectors of a shard were taken over from where."""
+    return shard.parent / "leases" / f"{shard.stem}.origins.json"
+
+
+def origins_of(shard: StorePath) -> dict[str, int]:
+    """Vectors of a shard that is there that were taken over when it was made, by version."""
+    try:
+        found: dict[str, int] = read_json(origins_path(shard))
+    except (OSError, ValueError):  # the note was not flushed before the machine was switched off
+        return {}
+    return found
 
 
 def _add_widths(settings: EncodeSettings, recipe: Recipe, parts: _Parts) -> None:

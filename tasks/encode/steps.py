@@ -22,7 +22,7 @@ from storage.vectors import vector_column
 from tasks.collect.steps import unique_images
 from tasks.encode.reuse import Plan, known_prompts
 from tasks.encode.settings import EncodeSettings, IndexSettings, fill
-from tasks.encode.shard_maker import EncodedShard, file_metadata, make_shard, shard_reader
+from tasks.encode.shard_maker import EncodedShard, file_metadata, make_shard, origins_of, shard_reader
 from tasks.encode.shards import checked_shard, shard_content
 from tasks.encode.weights import find_weights
 from tasks.labels.label_set import load_label_set
@@ -60,12 +60,12 @@ def encode_shard(
     path = store.shard_path("embeddings", recipe.fingerprint, index)
     leases = Leases(store.folder("embeddings", recipe.fingerprint) / "leases", settings.lease_s)
     while True:
-        if (found := _found_shard(store, path, images, plan)) is not None:
+        if (found := _found_shard(store, path, images)) is not None:
             return found
         with leases.held(path.stem) as mine:
             if mine:
                 # Another run may have finished it between the two looks.
-                return _found_shard(store, path, images, plan) or make_shard(
+                return _found_shard(store, path, images) or make_shard(
                     store, settings, recipe, index, images, path, plan
                 )
         if not wait:
@@ -80,7 +80,7 @@ def _images(root: StorePath, fingerprint: str) -> pa.Table:
     return unique_images(Store(root).version("images", fingerprint), ["image_id", "file", "source"])
 
 
-def _found_shard(store: Store, path: StorePath, images: pa.Table, plan: Plan) -> EncodedShard | None:
+def _found_shard(store: Store, path: StorePath, images: pa.Table) -> EncodedShard | None:
     """A shard that an earlier run, or another one, has made; one that is damaged is made again."""
     if not path.is_file():
         return None
@@ -89,7 +89,7 @@ def _found_shard(store: Store, path: StorePath, images: pa.Table, plan: Plan) ->
     except StoreError as error:
         run_logger().warning("encode: %s; it is made again", error)
         return None
-    return EncodedShard(replace(store.shard(path), content=shard_content(path)), tuple(rejected), plan.origins)
+    return EncodedShard(replace(store.shard(path), content=shard_content(path)), tuple(rejected), origins_of(path))
 
 
 @step(name="commit-embeddings", task_run_name="commit embeddings")
@@ -146,7 +146,7 @@ def encoder_notes(settings: EncodeSettings, recipe: Recipe) -> dict[str, Any]:
         "identity": described.identity.as_json(),
         "assumed": list(described.assumed),
         "remarks": list(described.remarks),
-        "settings": settings.encoder.model_dump(mode="json", exclude={"device", "compiled"}),
+        "settings": settings.encoder.whole_paths().model_dump(mode="json", exclude={"device", "compiled"}),
         "model": settings.encoder.model,
         "pretrained": settings.encoder.pretrained,
         "precision": described.identity.precision,
