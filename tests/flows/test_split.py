@@ -128,12 +128,14 @@ def test_images_without_coordinates_do_not_cost_the_spatial_split(tmp_path: Path
         splits_of(tmp_path / "store", "split.splits=[{kind: spatial, unlocated: fail}]")
 
 
-def test_a_split_that_is_left_out_is_a_warning_of_the_run(tmp_path: Path) -> None:
+def test_a_split_that_is_left_out_is_in_the_runs_manifest(tmp_path: Path) -> None:
     made(Store(tmp_path / "store"), n_unlocated=N)
     version = splits_of(tmp_path / "store", "split.splits=[{kind: stratified}, {kind: spatial, optional: true}]")
     assert version.notes["left_out"]["spatial"] == "900 of 900 images have no coordinates: 0, 1, 2, …"
     (run,) = [json.loads(path.read_bytes()) for path in (tmp_path / "store/runs").glob("*.json")]
-    assert run["warnings"] == ["split: warning: spatial is left out: 900 of 900 images have no coordinates: 0, 1, 2, …"]
+    assert run["figures"]["split"]["warnings"] == [
+        "split: warning: spatial is left out: 900 of 900 images have no coordinates: 0, 1, 2, …"
+    ]
 
 
 def test_every_other_kind(store: Path) -> None:
