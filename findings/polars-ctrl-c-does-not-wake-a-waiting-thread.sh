@@ -2,8 +2,8 @@
 # Polars: after `import polars`, Ctrl-C (SIGINT) no longer wakes a main thread that waits for a lock without a timeout, as in
 # Event.wait() or Future.result(): KeyboardInterrupt comes only once the wait is over by itself. The import puts a handler with
 # SA_RESTART in place of Python's, which has none. A wait with a timeout is woken as before, and
-# signal.siginterrupt(signal.SIGINT, True) after the import cures the others, too. Seen on Linux; known there as
-# issue 21739. Here each wait ends after 3 s.
+# signal.siginterrupt(signal.SIGINT, True) after the import cures the others, too. Seen on Linux; it is in issue
+# 21739 of Polars, too. Here each wait ends after 3 s.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
