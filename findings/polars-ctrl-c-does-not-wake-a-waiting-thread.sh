@@ -35,7 +35,7 @@ try:
 except KeyboardInterrupt:
     print("at once" if time.monotonic() - start < 2 else "only at the end of the wait")
 PYTHON
-"$folder/venv/bin/python" -c 'import platform, polars; print("Python", platform.python_version() + ", Polars", polars.__version__)'
+"$folder/venv/bin/python" -c 'import sys, polars; print("Python", sys.version.split()[0], "Polars", polars.__version__)'
 for kind in "Event.wait()" "Future.result()" "Event.wait(10)"; do
   for setting in "no polars" "polars" "polars, siginterrupt"; do
     found=$("$folder/venv/bin/python" "$folder/wait.py" "$kind" "$setting")
