@@ -246,7 +246,7 @@ def demo(folder: Path) -> None:
             rates[name].append(rate)
     plain, mine, decode, bare = (max(rates[name]) for name in ("plain", "ours", "decode", "bare"))
     note(
-        "encode, the demo's encoder, float32, CPU",
+        f"encode, the demo's encoder, precision auto = {encoder.precision}, CPU",
         f"{mine:.0f} images/s (starved {starved:.0%}); plain loop {plain:.0f}; decoding alone {decode:.0f}; bare model {bare:.0f}; "
         f"cosine to the plain loop >= {cosine(found, exact):.5f}",
         f"{mine / plain:.2f}x the plain loop",

@@ -87,6 +87,8 @@ def describe_encoder(settings: EncoderSettings) -> Described:
         found = _of_folder(settings, Path(model).expanduser())
     else:
         raise PlaceprintError(f"encode.encoder.pretrained: {model} needs a tag or a checkpoint file, none is given")
+    if pretrained is not None and model.startswith((HUB, FOLDER)):
+        found = replace(found, remarks=(*found.remarks, f"pretrained is not looked at: {model} brings its own weights"))
     overrides = {name: value for name, value in settings.preprocessing.items() if value is not None}
     changed = found.identity.preprocessing.changed(overrides)
     is_quick = found.identity.quick_gelu if settings.quick_gelu is None else settings.quick_gelu

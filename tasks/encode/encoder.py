@@ -36,8 +36,7 @@ Vectors = npt.NDArray[np.float32]
 
 # What open_clip, torch and safetensors raise for a checkpoint that is damaged, of another model, or not only tensors.
 _LOADING_ERRORS = (OSError, TypeError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError)
-
-
+# How much of what they say is passed on.
 _N_LINES, _N_CHARACTERS = 3, 400
 # Rows of a pass on a CPU. Every pass has the same shape, the last one is padded: so the bits of a row do not depend on which
 # rows come with it, or on how many, and an image that is added to others gets the vector that it would have had from the start.

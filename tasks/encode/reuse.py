@@ -70,14 +70,6 @@ class Plan:
         """Images that must be encoded, as far as is known before they are read."""
         return self.n_images - self.n_reused - len(self.unread)
 
-    @property
-    def origins(self) -> dict[str, int]:
-        """Vectors taken over, by the version that they come from."""
-        counts: dict[str, int] = {}
-        for source in self.sources:
-            counts[source.version] = counts.get(source.version, 0) + len(source.rows)
-        return counts
-
 
 def plan_reuse(store: Store, recipe: Recipe, images: pa.Table, shard_size: int) -> list[Plan]:
     """What each shard of a version that is to be made can take over.

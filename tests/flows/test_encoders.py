@@ -26,6 +26,7 @@ from storage.errors import PlaceprintError
 from storage.store import Store
 from storage.vectors import read_vectors
 from tasks.encode import verify
+from tasks.encode.description import describe_encoder
 from tasks.encode.encoder import Encoder, load_encoder
 from tasks.encode.encoder_settings import EncoderSettings
 from tasks.encode.queries import QueryEncoder
@@ -202,6 +203,12 @@ def test_a_bare_checkpoint_says_what_was_assumed_and_settings_override_it(
     assert second.notes["identity"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
     assert second.counts["reused"] == 0
     assert not np.allclose(read_vectors(first), read_vectors(second))
+
+
+def test_a_setting_that_is_not_looked_at_is_said(tmp_path: Path) -> None:
+    save_small_clip(tmp_path)
+    described = describe_encoder(EncoderSettings(model=f"local-dir:{tmp_path}", pretrained="openai"))
+    assert described.remarks == (f"pretrained is not looked at: local-dir:{tmp_path} brings its own weights",)
 
 
 def test_what_is_loaded_must_be_what_its_identity_says(monkeypatch: pytest.MonkeyPatch) -> None:
